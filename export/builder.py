@@ -1,0 +1,165 @@
+"""A thin layer over onnx-ir: operators as calls, weights by name, constants once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir import tape
+
+from aim_edge.runtime.contract import GraphSpec, TensorSpec
+
+DTYPE = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "int32": ir.DataType.INT32,
+    "int64": ir.DataType.INT64,
+    "bool": ir.DataType.BOOL,
+}
+Array = NDArray[Any]
+LARGE = 1024  # bytes from which on a constant is not worth comparing with the earlier ones
+
+
+class GraphBuilder:
+    """Collects the nodes of one graph.
+
+    Args:
+        opset: version of the standard operators.
+        precision: "float32" or "float16": the dtype of activations and of stored matrices. `core` casts to
+            float32, `act` back; both do nothing in float32.
+    """
+
+    def __init__(self, opset: int, precision: str) -> None:
+        self.opset = opset
+        self.precision = precision
+        self.domains: dict[str, int] = {"": opset}
+        self._tape = tape.Tape()
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
+        self._inputs: list[ir.Value] = []
+        self._count = 0
+
+    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """One node with one output."""
+        return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+    ) -> tuple[ir.Value, ...]:
+        """One node with several outputs. Attributes that are None are left out."""
+        if domain:
+            self.domains.setdefault(domain, 1)
+        given = {k: v for k, v in attributes.items() if v is not None}
+        self._count += 1
+        name = f"{kind}_{self._count}"
+        values = self._tape.op_multi_out(
+            kind, inputs, given, num_outputs=outputs, domain=domain, version=self.opset if not domain else 1, name=name
+        )
+        for i, value in enumerate(values):
+            value.name = f"{name}_out" if outputs == 1 else f"{name}_out{i}"
+        return tuple(values)
+
+    def const(self, array: Any, dtype: str | None = None) -> ir.Value:
+        """A small constant; equal ones are stored once."""
+        value = np.ascontiguousarray(np.asarray(array, dtype=dtype))
+        value = value.reshape(np.shape(array))  # ascontiguousarray makes scalars one-dimensional
+        key = (str(value.dtype), value.shape, value.tobytes() if value.nbytes < LARGE else str(id(value)).encode())
+        if key not in self._constants:
+            name = f"const_{len(self._constants)}"
+            self._constants[key] = self._tape.initializer(ir.tensor(value, name=name), name=name)
+        return self._constants[key]
+
+    def ints(self, *values: int) -> ir.Value:
+        """An int64 vector: axes, shapes, starts."""
+        return self.const(np.array(values, dtype=np.int64))
+
+    def weight(self, name: str, make: Callable[[], Array], shape: Sequence[int], dtype: str) -> ir.Value:
+        """A weight, made by `make` only when it is written; the same name is the same weight."""
+        if name not in self._weights:
+
+            def tensor() -> ir.Tensor:
+                array = np.ascontiguousarray(make(), dtype=dtype)
+                return ir.Tensor(array, name=name)
+
+            lazy = ir.LazyTensor(tensor, DTYPE[dtype], shape=ir.Shape(shape), name=name)
+            self._weights[name] = self._tape.initializer(lazy, name=name)
+        return self._weights[name]
+
+    def inputs(self, specs: Sequence[TensorSpec]) -> dict[str, ir.Value]:
+        """Declares the graph's inputs as the contract has them."""
+        values = {
+            s.name: ir.Input(s.name, shape=ir.Shape(list(s.shape)), type=ir.TensorType(DTYPE[s.dtype])) for s in specs
+        }
+        self._inputs += values.values()
+        return values
+
+    def cast(self, x: ir.Value, dtype: str) -> ir.Value:
+        return self.op("Cast", x, to=int(DTYPE[dtype]))
+
+    def core(self, x: ir.Value) -> ir.Value:
+        """To float32, where sums and exponentials are taken."""
+        return x if self.precision == "float32" else self.cast(x, "float32")
+
+    def act(self, x: ir.Value) -> ir.Value:
+        """Back to the activations' dtype."""
+        return x if self.precision == "float32" else self.cast(x, self.precision)
+
+    def convert(self, x: ir.Value, source: str, target: str) -> ir.Value:
+        return x if source == target else self.cast(x, target)
+
+    def reshape(self, x: ir.Value, *shape: int) -> ir.Value:
+        """0 keeps a dimension, -1 is inferred."""
+        return self.op("Reshape", x, self.ints(*shape))
+
+    def transpose(self, x: ir.Value, *axes: int) -> ir.Value:
+        return self.op("Transpose", x, perm=list(axes))
+
+    def unsqueeze(self, x: ir.Value, *axes: int) -> ir.Value:
+        return self.op("Unsqueeze", x, self.ints(*axes))
+
+    def squeeze(self, x: ir.Value, *axes: int) -> ir.Value:
+        return self.op("Squeeze", x, self.ints(*axes))
+
+    def split(self, x: ir.Value, sizes: Sequence[int], axis: int = -1) -> tuple[ir.Value, ...]:
+        return self.ops("Split", x, self.ints(*sizes), outputs=len(sizes), axis=axis)
+
+    def slice(self, x: ir.Value, start: int, end: int, axis: int) -> ir.Value:
+        return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
+
+    def silu(self, x: ir.Value) -> ir.Value:
+        return self.op("Mul", x, self.op("Sigmoid", x))
+
+    def mean_square(self, x: ir.Value) -> ir.Value:
+        square = self.op("Pow", x, self.const(2.0, "float32"))
+        if self.opset < 18:
+            return self.op("ReduceMean", square, axes=[-1], keepdims=1)
+        return self.op("ReduceMean", square, self.ints(-1), keepdims=1)
+
+    def rms_norm(self, x: ir.Value, weight: ir.Value | None, eps: float) -> ir.Value:
+        """x / rms(x) * weight over the last axis; x is float32. The pattern is the one that ONNX Runtime fuses."""
+        root = self.op("Sqrt", self.op("Add", self.mean_square(x), self.const(eps, "float32")))
+        normed = self.op("Div", x, root)
+        return normed if weight is None else self.op("Mul", normed, weight)
+
+    def finish(self, name: str, spec: GraphSpec, outputs: dict[str, ir.Value]) -> ir.Model:
+        """The model, its outputs named and typed as the contract has them."""
+        results = []
+        for wanted in spec.outputs:
+            value = self.op("Identity", outputs[wanted.name])  # a graph output needs a name of its own
+            value.name = wanted.name
+            value.shape = ir.Shape(list(wanted.shape))
+            value.type = ir.TensorType(DTYPE[wanted.dtype])
+            results.append(value)
+        graph = ir.Graph(
+            self._inputs,
+            results,
+            nodes=self._tape.nodes,
+            initializers=list(self._tape.initializers),
+            name=name,
+            opset_imports=dict(self.domains),
+        )
+        # IR 8 is what TensorRT 8.6 knows of; opset 23 and later need a newer one.
+        return ir.Model(graph, ir_version=8 if self.opset <= 17 else 10 if self.opset < 23 else 13, producer_name="aim-edge")

@@ -1,0 +1,205 @@
+"""The condition, step and scan graphs of an AiM model."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from aim_edge.aim.config import AimConfig
+from aim_edge.aim.model import AimModel
+from aim_edge.runtime.contract import Contract
+
+from .builder import GraphBuilder
+from .mixers import LOWERINGS, Recurrence
+from .weights import Weights
+
+
+def condition_graph(model: AimModel, contract: Contract, lowering: str, precision: str) -> ir.Model:
+    """class_ids (B) -> modulation of all layers, final modulation and class embedding for 2 B rows, float32.
+
+    The arithmetic is float32 in every precision (it runs once an image); only storage follows `precision`.
+    """
+    config, spec = model.config, contract.graphs["condition"]
+    g = GraphBuilder(LOWERINGS[lowering].opset, precision)
+    w = Weights(model, g)
+    ids = g.inputs(spec.inputs)["class_ids"]
+    zero = g.op("Sub", ids, ids)
+    null = g.op("Add", zero, g.const(config.num_classes, "int32"))
+    rows = g.op("Concat", ids, null, axis=0)
+    table = w.stored("backbone.cls_embed.embedding_table.weight")
+    embedding = g.core(g.op("Gather", table, rows, axis=0))
+    active = g.silu(embedding)
+
+    def project(prefix: str, vectors: int) -> ir.Value:
+        y = g.op("MatMul", active, g.core(w.matrix(f"{prefix}.weight")))
+        y = g.op("Add", y, g.core(w.stored(f"{prefix}.bias")))
+        return g.reshape(y, 0, vectors, config.d_model)
+
+    factor = config.adaln_factor
+    if config.adaln_group:
+        groups = g.split(
+            project("backbone.adaln_group.1", config.adaln_num_groups * factor), [factor] * config.adaln_num_groups, 1
+        )
+        layers = [
+            g.op("Add", groups[i % config.adaln_num_groups], g.core(w.stored(f"backbone.layers.{i}.scale_shift_table")))
+            for i in range(config.n_layer)
+        ]
+    else:
+        layers = [project(f"backbone.layers.{i}.adaLN_modulation.1", factor) for i in range(config.n_layer)]
+    stacked = g.op("Concat", *(g.unsqueeze(layer, 1) for layer in layers), axis=1)
+    final = project("backbone.final_layer.adaLN_modulation.1", 2)
+    outputs = {"modulation": stacked, "final_modulation": final, "class_embedding": embedding}
+    return g.finish("condition", spec, outputs)
+
+
+def decoder_graph(
+    model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool
+) -> ir.Model:
+    """The step graph, or with `sequence` the scan graph."""
+    return _Decoder(model, contract, lowering, precision, state_dtype, sequence).build()
+
+
+class _Decoder:
+    """Builds one of the two graphs; `x` is (rows, d_model) in step and (rows, L, d_model) in scan."""
+
+    def __init__(
+        self,
+        model: AimModel,
+        contract: Contract,
+        lowering: str,
+        precision: str,
+        state_dtype: str,
+        sequence: bool,
+    ) -> None:
+        chosen = LOWERINGS[lowering]
+        self.config: AimConfig = model.config
+        self.name = "scan" if sequence else "step"
+        self.spec = contract.graphs[self.name]
+        self.state_dtype, self.sequence = state_dtype, sequence
+        self.g = GraphBuilder(chosen.opset, precision)
+        self.w = Weights(model, self.g)
+        self.recurrence: Recurrence = chosen.recurrence(self.g, model.config, sequence)
+
+    def build(self) -> ir.Model:
+        g, w, config = self.g, self.w, self.config
+        given = g.inputs(self.spec.inputs)
+        vectors = self._vectors(given["modulation"], config.n_layer * config.adaln_factor)
+        outputs: dict[str, ir.Value] = {}
+        hidden = self._embed(given)
+        residual: ir.Value | None = None
+        for i in range(config.n_layer):
+            prefix = f"backbone.layers.{i}"
+            own = vectors[i * config.adaln_factor : (i + 1) * config.adaln_factor]
+            shifts, scales, gates = own[0::3], own[1::3], own[2::3]
+            if config.d_intermediate:  # published order: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp
+                shifts, scales, gates = own[0:2], own[2:4], own[4:6]
+            residual = hidden if residual is None else g.op("Add", residual, hidden)
+            x = self._modulated(residual, f"{prefix}.norm.weight", shifts[0], scales[0], config.norm_epsilon)
+            conv, ssm = (
+                g.convert(given[f"{kind}_{i}"], self.state_dtype, dtype)
+                for kind, dtype in (("conv_state", g.precision), ("ssm_state", "float32"))
+            )
+            mixer = self._mamba2 if config.layer == "Mamba2" else self._mamba1
+            y, conv, ssm = mixer(x, f"{prefix}.mixer", conv, ssm)
+            outputs[f"conv_state_out_{i}"] = g.convert(conv, g.precision, self.state_dtype)
+            outputs[f"ssm_state_out_{i}"] = g.convert(ssm, "float32", self.state_dtype)
+            hidden = g.op("Mul", g.core(y), gates[0])
+            if config.d_intermediate:
+                residual = g.op("Add", residual, hidden)
+                x = self._modulated(residual, f"{prefix}.norm2.weight", shifts[1], scales[1], config.norm_epsilon)
+                value, gate = g.split(w.linear(x, f"{prefix}.mlp.fc1"), [config.mlp_hidden] * 2)
+                y = w.linear(g.op("Mul", value, g.silu(gate)), f"{prefix}.mlp.fc2")
+                hidden = g.op("Mul", g.core(y), gates[1])
+        outputs["logits"] = self._head(g.op("Add", residual, hidden), given["final_modulation"])
+        return g.finish(self.name, self.spec, outputs)
+
+    def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
+        """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""
+        g = self.g
+        flat = g.reshape(packed, 0, count * self.config.d_model)
+        if self.sequence:
+            flat = g.unsqueeze(flat, 1)
+        return g.split(flat, [self.config.d_model] * count)
+
+    def _embed(self, given: dict[str, ir.Value]) -> ir.Value:
+        """Float32 input rows; at position 0 the class embedding takes the token's place."""
+        g, w, config = self.g, self.w, self.config
+        position = given["position"]
+        if self.sequence:
+            tokens = given["tokens"]
+            length = g.op("Gather", g.op("Shape", tokens), g.const(1, "int64"), axis=0)
+            steps = g.op("Range", g.const(0, "int32"), g.cast(length, "int32"), g.const(1, "int32"))
+            position = g.op("Add", g.unsqueeze(position, 1), steps)  # (B, L)
+        else:
+            tokens = given["token"]
+        one, zero = g.const(1, "int32"), g.const(0, "int32")
+        first = g.op("Equal", position, zero)
+        index = position if config.decode_position_offset else g.op("Max", g.op("Sub", position, one), zero)
+        word = g.op("Gather", w.stored("backbone.embeddings.word_embeddings.weight"), tokens, axis=0)
+        place = g.op("Gather", w.stored("backbone.embeddings.position_embeddings.weight"), index, axis=0)
+        x = g.op("Add", g.core(word), g.core(place))
+        x, first = (g.op("Concat", v, v, axis=0) for v in (x, first))  # both guidance rows follow one token
+        label = given["class_embedding"]
+        if self.sequence:
+            label = g.unsqueeze(label, 1)
+        return g.op("Where", g.unsqueeze(first, 2 if self.sequence else 1), label, x)
+
+    def _modulated(self, residual: ir.Value, norm: str, shift: ir.Value, scale: ir.Value, eps: float) -> ir.Value:
+        """norm(residual) * (1 + scale) + shift, float32 up to the last cast."""
+        g = self.g
+        normed = g.rms_norm(residual, self.w.full(norm), eps)
+        return g.act(g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift))
+
+    def _mamba2(
+        self, u: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        g, w, config = self.g, self.w, self.config
+        z, xbc, dt = g.split(w.linear(u, f"{prefix}.in_proj"), [config.d_inner, config.conv_dim, config.nheads])
+        xbc, conv_state = self._conv(xbc, prefix, conv_state)
+        groups = config.ngroups * config.d_state
+        x, b, c = g.split(g.core(xbc), [config.d_inner, groups, groups])
+        dt = g.op("Softplus", g.op("Add", g.core(dt), w.full(f"{prefix}.dt_bias")))
+        y, ssm_state = self.recurrence.mamba2(x, dt, w.decay(f"{prefix}.A_log"), b, c, ssm_state)
+        lead = (0, 0) if self.sequence else (0,)
+        skip = g.op("Mul", g.reshape(x, *lead, config.nheads, config.headdim), w.full(f"{prefix}.D", (config.nheads, 1)))
+        y = g.op("Add", y, g.reshape(skip, *lead, config.d_inner))
+        y = g.op("Mul", y, g.silu(g.core(z)))
+        weight = w.full(f"{prefix}.norm.weight")
+        if config.ngroups > 1:
+            parts = g.reshape(y, *lead, config.ngroups, config.d_inner // config.ngroups)
+            y = g.op("Mul", g.reshape(g.rms_norm(parts, None, 1e-5), *lead, config.d_inner), weight)
+        else:
+            y = g.rms_norm(y, weight, 1e-5)
+        return w.linear(g.act(y), f"{prefix}.out_proj"), conv_state, ssm_state
+
+    def _mamba1(
+        self, u: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        g, w, config = self.g, self.w, self.config
+        x, z = g.split(w.linear(u, f"{prefix}.in_proj"), [config.d_inner] * 2)
+        x, conv_state = self._conv(x, prefix, conv_state)
+        rank, n = config.dt_rank_size, config.d_state
+        dt, b, c = g.split(w.linear(x, f"{prefix}.x_proj"), [rank, n, n])
+        dt = g.core(g.op("MatMul", dt, w.matrix(f"{prefix}.dt_proj.weight")))
+        dt = g.op("Softplus", g.op("Add", dt, w.full(f"{prefix}.dt_proj.bias")))
+        x = g.core(x)
+        y, ssm_state = self.recurrence.mamba1(x, dt, w.decay(f"{prefix}.A_log"), g.core(b), g.core(c), ssm_state)
+        y = g.op("Add", y, g.op("Mul", x, w.full(f"{prefix}.D")))
+        y = g.act(g.op("Mul", y, g.silu(g.core(z))))
+        return w.linear(y, f"{prefix}.out_proj"), conv_state, ssm_state
+
+    def _conv(self, x: ir.Value, prefix: str, state: ir.Value) -> tuple[ir.Value, ir.Value]:
+        bias = self.w.stored(f"{prefix}.conv1d.bias") if self.w.has(f"{prefix}.conv1d.bias") else None
+        return self.recurrence.conv(x, self.w.stored(f"{prefix}.conv1d.weight"), bias, state)
+
+    def _head(self, x: ir.Value, final_modulation: ir.Value) -> ir.Value:
+        """Two norms in a row, as published, then the tied head; logits float32."""
+        g, w, config = self.g, self.w, self.config
+        shift, scale = self._vectors(final_modulation, 2)
+        x = g.rms_norm(x, w.full("backbone.norm_f.weight"), config.norm_epsilon)
+        x = self._modulated(x, "backbone.final_layer.norm_final.weight", shift, scale, 1e-5)
+        table = w.stored("backbone.embeddings.word_embeddings.weight")
+        if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
+            return g.core(g.op("Gemm", x, table, transB=1))
+        shape = g.op("Concat", g.op("Shape", x, end=2), g.ints(config.vocab_size), axis=0)
+        logits = g.op("Gemm", g.reshape(x, -1, config.d_model), table, transB=1)
+        return g.core(g.op("Reshape", logits, shape))

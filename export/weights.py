@@ -1,0 +1,115 @@
+"""The model's weights as ONNX initialisers: named as in the checkpoint, converted only when written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from .builder import Array, GraphBuilder
+
+EXTERNAL_ABOVE = 1 << 30  # bytes of weights from which on a graph's weights live in a file beside it
+_ALIGN = 4096  # so that a runtime can map each tensor
+
+
+class Weights:
+    """Gives a module's parameters to a graph under construction.
+
+    Args:
+        module: holds the parameters.
+        builder: the graph they go to.
+    """
+
+    def __init__(self, module: nn.Module, builder: GraphBuilder) -> None:
+        self._tensors = module.state_dict()
+        self._builder = builder
+
+    def has(self, name: str) -> bool:
+        return name in self._tensors
+
+    def full(self, name: str, shape: Iterable[int] | None = None) -> ir.Value:
+        """A float32 parameter (norms, biases of the scan, tables that stay exact), reshaped if asked."""
+        tensor = self._tensors[name]
+        size = tuple(shape) if shape is not None else tuple(tensor.shape)
+        suffix = "" if size == tuple(tensor.shape) else ".as_" + "x".join(map(str, size))
+        return self._builder.weight(
+            name + suffix, lambda: _array(tensor).reshape(size), tensor.reshape(size).shape, "float32"
+        )
+
+    def stored(self, name: str) -> ir.Value:
+        """A parameter in the graph's precision."""
+        tensor = self._tensors[name]
+        return self._builder.weight(name, lambda: _array(tensor), tuple(tensor.shape), self._builder.precision)
+
+    def matrix(self, name: str) -> ir.Value:
+        """A linear layer's weight as (inputs, outputs), which MatMul wants, in the graph's precision."""
+        tensor = self._tensors[name]
+        shape = (tensor.shape[1], tensor.shape[0])
+        return self._builder.weight(f"{name}.T", lambda: _array(tensor).T, shape, self._builder.precision)
+
+    def decay(self, name: str) -> ir.Value:
+        """-exp(A_log), always float32: half precision would lose it or overflow."""
+        tensor = self._tensors[name]
+        return self._builder.weight(
+            name.replace("A_log", "A"), lambda: -np.exp(_array(tensor).astype(np.float32)), tuple(tensor.shape), "float32"
+        )
+
+    def linear(self, x: ir.Value, prefix: str) -> ir.Value:
+        """x @ W^T (+ bias), in the graph's precision."""
+        y = self._builder.op("MatMul", x, self.matrix(f"{prefix}.weight"))
+        if self.has(f"{prefix}.bias"):
+            y = self._builder.op("Add", y, self.stored(f"{prefix}.bias"))
+        return y
+
+
+def _array(tensor: Tensor) -> Array:
+    tensor = tensor.detach()
+    result: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+    return result
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initialisers."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+class SharedData:
+    """One file of weights for several graphs: a weight of the same name is written once.
+
+    Args:
+        folder: where the graphs lie.
+        name: file name of the data.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._written: dict[str, ir.ExternalTensor] = {}
+        self._end = 0
+
+    def move(self, model: ir.Model) -> None:
+        """Writes the model's large weights to the file and makes its initialisers point there."""
+        with (self._folder / self._name).open("ab") as file:
+            for value in model.graph.initializers.values():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < 1024 or value.name is None:
+                    continue
+                if value.name not in self._written:
+                    data = tensor.tobytes()
+                    start = -(-self._end // _ALIGN) * _ALIGN
+                    file.write(b"\0" * (start - self._end))
+                    file.write(data)
+                    self._end = start + len(data)
+                    self._written[value.name] = ir.ExternalTensor(
+                        self._name,
+                        start,
+                        len(data),
+                        tensor.dtype,
+                        shape=ir.Shape(tensor.shape),
+                        name=value.name,
+                        base_dir=self._folder,
+                    )
+                value.const_value = self._written[value.name]

@@ -1,0 +1,182 @@
+"""Names, dtypes and shapes of every graph: all that `runtime` knows of the model.
+
+The exporter writes graphs that follow this file, the manifest carries it as JSON, and every backend
+binds by it. Shape letters: B images, rows = 2 B (guidance: the label rows 0..B-1, then the null-label
+rows B..2B-1), L length, V vocab_size. Symbolic dimensions are strings ("batch", "rows", "length").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+DTYPES = ("float32", "float16")
+LOWERINGS = ("primitive", "onnx", "onnx-opset27", "plugin", "plugin-fused")
+GRAPHS = ("condition", "step", "scan", "vq_decode", "vq_encode")
+
+Dim = int | str
+
+
+def check_keys(cls: type, values: Mapping[str, Any]) -> None:
+    """Raises ValueError naming every key of `values` that `cls` lacks and every one it needs."""
+    known = {f.name for f in fields(cls)}
+    unknown, missing = sorted(set(values) - known), sorted(known - set(values))
+    if unknown or missing:
+        raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; allowed: {sorted(known)}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph; `shape` mixes sizes and symbolic names."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TensorSpec:
+        check_keys(cls, values)
+        return cls(values["name"], values["dtype"], tuple(values["shape"]))
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph of the bundle: its file (relative to the bundle) and its inputs and outputs in order."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GraphSpec:
+        check_keys(cls, values)
+        read = TensorSpec.from_dict
+        return cls(values["file"], tuple(map(read, values["inputs"])), tuple(map(read, values["outputs"])))
+
+
+@dataclass(frozen=True)
+class ModelDims:
+    """The sizes that the graphs' shapes follow from.
+
+    For Mamba-1 `nheads` is d_inner and `headdim` is 1: one head a channel.
+    """
+
+    d_model: int
+    n_layer: int
+    vocab_size: int
+    num_classes: int
+    num_tokens: int
+    adaln_factor: int
+    nheads: int
+    headdim: int
+    d_state: int
+    d_conv: int
+    conv_dim: int
+    image_channels: int
+    image_height: int
+    image_width: int
+    grid_height: int
+    grid_width: int
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelDims:
+        check_keys(cls, values)
+        bad = {k: v for k, v in values.items() if type(v) is not int or v < 1}
+        if bad:
+            raise ValueError(f"ModelDims: every size is an integer >= 1; found {bad}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One recurrent state: the graph's input and output that carry it, and its shape for one row.
+
+    `transposed` is True where the graph's ssm_state is (nheads, d_state, headdim) (com.microsoft
+    LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it.
+    """
+
+    input: str
+    output: str
+    dtype: str
+    shape: tuple[int, ...]
+    transposed: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StateSpec:
+        check_keys(cls, values)
+        return cls(**{**values, "shape": tuple(values["shape"])})
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything a backend binds by. Build it with `build_contract`, read it with `from_dict`."""
+
+    dims: ModelDims
+    graphs: dict[str, GraphSpec]
+    states: tuple[StateSpec, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form (tuples become lists when dumped)."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Contract:
+        """Reads `to_dict`'s form. Raises ValueError on unknown or missing keys."""
+        check_keys(cls, values)
+        return cls(
+            ModelDims.from_dict(values["dims"]),
+            {name: GraphSpec.from_dict(graph) for name, graph in values["graphs"].items()},
+            tuple(StateSpec.from_dict(state) for state in values["states"]),
+        )
+
+
+def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool = False) -> Contract:
+    """The contract of a model of `dims`: five graphs and two states a layer.
+
+    Integers are int32 throughout (TensorRT 8 has no int64 bindings). Logits, images and condition
+    tensors are float32 whatever the precision; states have `state_dtype`.
+
+    Args:
+        dims: sizes of the model and of its tokenizer.
+        state_dtype: "float32" or "float16", for conv_state and ssm_state both.
+        transposed_state: ssm_state is (nheads, d_state, headdim) in the graphs.
+
+    Raises:
+        ValueError: `state_dtype` is neither.
+    """
+    if state_dtype not in DTYPES:
+        raise ValueError(f"state_dtype is {state_dtype!r}; allowed: {DTYPES}")
+    ssm_shape = (dims.d_state, dims.headdim) if transposed_state else (dims.headdim, dims.d_state)
+    states: list[StateSpec] = []
+    for i in range(dims.n_layer):
+        conv_shape = (dims.conv_dim, dims.d_conv - 1)
+        states.append(StateSpec(f"conv_state_{i}", f"conv_state_out_{i}", state_dtype, conv_shape))
+        shape = (dims.nheads, *ssm_shape)
+        states.append(StateSpec(f"ssm_state_{i}", f"ssm_state_out_{i}", state_dtype, shape, transposed_state))
+    state_in = tuple(TensorSpec(s.input, s.dtype, ("rows", *s.shape)) for s in states)
+    state_out = tuple(TensorSpec(s.output, s.dtype, ("rows", *s.shape)) for s in states)
+    condition = (
+        TensorSpec("modulation", "float32", ("rows", dims.n_layer, dims.adaln_factor, dims.d_model)),
+        TensorSpec("final_modulation", "float32", ("rows", 2, dims.d_model)),
+        TensorSpec("class_embedding", "float32", ("rows", dims.d_model)),
+    )
+    position = TensorSpec("position", "int32", ("batch",))
+    codes = TensorSpec("codes", "int32", ("batch", dims.grid_height, dims.grid_width))
+    image = TensorSpec("image", "float32", ("batch", dims.image_channels, dims.image_height, dims.image_width))
+    vocab = dims.vocab_size
+    ports: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] = {
+        "condition": ((TensorSpec("class_ids", "int32", ("batch",)),), condition),
+        "step": (
+            (TensorSpec("token", "int32", ("batch",)), position, *condition, *state_in),
+            (TensorSpec("logits", "float32", ("rows", vocab)), *state_out),
+        ),
+        "scan": (
+            (TensorSpec("tokens", "int32", ("batch", "length")), position, *condition, *state_in),
+            (TensorSpec("logits", "float32", ("rows", "length", vocab)), *state_out),
+        ),
+        "vq_decode": ((codes,), (image,)),
+        "vq_encode": ((image,), (codes,)),
+    }
+    graphs = {name: GraphSpec(f"{name}.onnx", ins, outs) for name, (ins, outs) in ports.items()}
+    return Contract(dims, graphs, tuple(states))
