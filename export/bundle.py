@@ -1,0 +1,108 @@
+"""A checkpoint becomes a bundle: five graphs, their contract and a manifest, all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+import aim_edge
+from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
+from aim_edge.runtime.bundle import Manifest, describe_files, new_bundle, write_manifest
+from aim_edge.runtime.contract import DTYPES, Contract, build_contract
+
+from .decoder import condition_graph, decoder_graph
+from .dims import model_dims
+from .mixers import LOWERINGS
+from .tokenizer import decode_graph, encode_graph
+from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
+
+Progress = Callable[[str, int, int], None]
+SAMPLING = {"guidance_scale": 4.0, "temperature": 1.0, "top_k": 600, "top_p": 0.98}
+WEIGHTS_FILE = "weights.data"
+
+
+def export_bundle(
+    checkpoint: str | Path | Checkpoint,
+    out: str | Path,
+    *,
+    lowering: str = "primitive",
+    precision: str = "float32",
+    state_dtype: str = "float32",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes the bundle of a checkpoint.
+
+    Args:
+        checkpoint: what `load_checkpoint` takes ("demo" is the bundled one), or its result.
+        out: the bundle's folder; it must not exist unless `overwrite`.
+        lowering: how the mixers are written: "primitive" (standard operators, opset 17), "onnx" (ONNX
+            Runtime's com.microsoft operators) or "onnx-opset27" (the standard's own, ai.onnx 27).
+        precision: "float32" or "float16", of activations and stored matrices.
+        state_dtype: "float32" or "float16", of conv_state and ssm_state.
+        overwrite: replace a bundle that is there.
+        progress: called with (what, done, total) as graphs are written.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ValueError: an argument is not one of those allowed, or the checkpoint does not fit.
+        FileExistsError: `out` exists and `overwrite` is False.
+        OSError: writing failed; nothing half made remains.
+    """
+    for name, value, allowed in (
+        ("lowering", lowering, tuple(LOWERINGS)),
+        ("precision", precision, DTYPES),
+        ("state_dtype", state_dtype, DTYPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    tell = progress or (lambda what, done, total: None)
+    with new_bundle(Path(out), overwrite=overwrite) as folder:
+        tell("reading the checkpoint", 0, 6)
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        dims = model_dims(loaded.aim.config, loaded.vq.config)
+        transposed = LOWERINGS[lowering].recurrence.transposed_state
+        contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
+        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype))
+        shared = None
+        if sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
+            shared = SharedData(folder, WEIGHTS_FILE)
+        for done, (name, model) in enumerate(models.items(), start=1):
+            tell(f"writing {name}", done, 6)
+            if shared is not None:
+                shared.move(model)
+            ir.save(model, folder / contract.graphs[name].file)
+        tell("hashing", 6, 6)
+        manifest = Manifest(
+            aim_edge_version=aim_edge.__version__,
+            contract=contract,
+            model_config=loaded.aim.config.to_published() | {"vq": loaded.vq.config.to_dict()},
+            class_names=loaded.class_names,
+            sampling_defaults=SAMPLING | loaded.sampling,
+            precision=precision,
+            state_dtype=state_dtype,
+            lowering=lowering,
+            tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
+            checkpoint={"source": loaded.source, "sha256": loaded.sha256},
+            files=describe_files(folder),
+        )
+        write_manifest(folder, manifest)
+    return Path(out)
+
+
+def _graphs(
+    checkpoint: Checkpoint, contract: Contract, lowering: str, precision: str, state_dtype: str
+) -> Iterator[tuple[str, ir.Model]]:
+    """The five graphs; their weights are made only when they are written."""
+    opset = LOWERINGS[lowering].opset
+    yield "condition", condition_graph(checkpoint.aim, contract, lowering, precision)
+    for name in ("step", "scan"):
+        sequence = name == "scan"
+        yield name, decoder_graph(checkpoint.aim, contract, lowering, precision, state_dtype, sequence=sequence)
+    yield "vq_decode", decode_graph(checkpoint.vq, contract, opset, precision)
+    yield "vq_encode", encode_graph(checkpoint.vq, contract, opset, precision)
