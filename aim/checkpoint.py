@@ -79,8 +79,8 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
             problems.append(str(error))
     if problems:
         raise ValueError(f"{weights}: " + "\n".join(problems))
-    digest = _sha256(weights)
-    return Checkpoint(aim.eval(), vq.eval(), tuple(names) if names else None, ours["sampling"] or {}, str(source), digest)
+    class_names = tuple(names) if names else None
+    return Checkpoint(aim.eval(), vq.eval(), class_names, ours["sampling"] or {}, str(source), _sha256(weights))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

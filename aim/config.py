@@ -101,7 +101,8 @@ class AimConfig:
             "ngroups", "adaln_num_groups",
         )  # fmt: skip
         bad += [f"{n} is {getattr(self, n)}; must be >= 1" for n in at_least_one if getattr(self, n) < 1]
-        bad += [f"{n} is {getattr(self, n)}; must be >= 0" for n in ("d_intermediate", "dt_rank") if getattr(self, n) < 0]
+        at_least_zero = ("d_intermediate", "dt_rank")
+        bad += [f"{n} is {getattr(self, n)}; must be >= 0" for n in at_least_zero if getattr(self, n) < 0]
         drops = ("token_drop", "mixer_drop", "mlp_drop")
         bad += [f"{n} is {getattr(self, n)}; must be in [0, 1)" for n in drops if not 0 <= getattr(self, n) < 1]
         if self.layer not in MIXERS:
@@ -219,7 +220,7 @@ class AimConfig:
 
     def to_published(self) -> dict[str, Any]:
         """The inverse of `from_published`: the published keys, plus decode_position_offset."""
-        ssm: dict[str, Any] = {"layer": self.layer, "d_state": self.d_state, "d_conv": self.d_conv, "expand": self.expand}
+        ssm: dict[str, Any] = {name: getattr(self, name) for name in ("layer", "d_state", "d_conv", "expand")}
         if self.layer == "Mamba2":
             ssm |= {"headdim": self.headdim, "ngroups": self.ngroups}
         elif self.dt_rank:

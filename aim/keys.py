@@ -44,7 +44,7 @@ def load_checked(
     tied = tied or {}
     for key, twin in tied.items():
         if key in given and twin in given and not torch.equal(given[key], given[twin]):
-            raise ValueError(f"checkpoint: {key} differs from {twin}, which it is tied to; untied heads are not supported")
+            raise ValueError(f"checkpoint: {key} differs from {twin}, but only tied heads are supported")
     missing = sorted(k for k in wanted if k not in given and k not in tied)
     unexpected = sorted(k for k in given if k not in wanted)
     shapes = [

@@ -48,7 +48,8 @@ class RmsNorm(nn.Module):
         x = x.to(core_dtype(x))
         parts = x.unflatten(-1, (self.groups, -1))
         scale = torch.rsqrt(parts.square().mean(-1, keepdim=True) + self.eps)
-        return (parts * scale).flatten(-2) * self.weight.to(x.dtype)
+        normed: Tensor = (parts * scale).flatten(-2) * self.weight.to(x.dtype)
+        return normed
 
 
 class Mixer(nn.Module):

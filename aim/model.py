@@ -166,7 +166,7 @@ class AimModel(nn.Module):
             elif name.endswith(("out_proj.weight", "fc2.weight")):
                 nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
                 with torch.no_grad():  # GPT-2's scaling of what is added to the residual
-                    parameter /= math.sqrt(per_layer * self.config.n_layer)
+                    parameter.div_(math.sqrt(per_layer * self.config.n_layer))
             elif name.endswith("bias") and "dt_" not in name and "conv1d" not in name:
                 nn.init.zeros_(parameter)
 
@@ -223,7 +223,7 @@ class AimModel(nn.Module):
                 -1, config.adaln_num_groups, config.adaln_factor, config.d_model
             )
             picked = [
-                groups[:, i % config.adaln_num_groups] + block.scale_shift_table  # type: ignore[operator]
+                groups[:, i % config.adaln_num_groups] + block.scale_shift_table
                 for i, block in enumerate(backbone.layers)
             ]
         else:

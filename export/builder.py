@@ -30,11 +30,13 @@ class GraphBuilder:
         opset: version of the standard operators.
         precision: "float32" or "float16": the dtype of activations and of stored matrices. `core` casts to
             float32, `act` back; both do nothing in float32.
+        function: what is built is the body of an ONNX function, which holds constants as nodes.
     """
 
-    def __init__(self, opset: int, precision: str) -> None:
+    def __init__(self, opset: int, precision: str, *, function: bool = False) -> None:
         self.opset = opset
         self.precision = precision
+        self._function = function
         self.domains: dict[str, int] = {"": opset}
         self._tape = tape.Tape()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
@@ -42,12 +44,12 @@ class GraphBuilder:
         self._inputs: list[ir.Value] = []
         self._count = 0
 
-    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+    def op(self, kind: str, /, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """One node with one output."""
         return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
-        self, kind: str, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+        self, kind: str, /, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
     ) -> tuple[ir.Value, ...]:
         """One node with several outputs. Attributes that are None are left out."""
         if domain:
@@ -69,7 +71,11 @@ class GraphBuilder:
         key = (str(value.dtype), value.shape, value.tobytes() if value.nbytes < LARGE else str(id(value)).encode())
         if key not in self._constants:
             name = f"const_{len(self._constants)}"
-            self._constants[key] = self._tape.initializer(ir.tensor(value, name=name), name=name)
+            tensor = ir.tensor(value, name=name)
+            if self._function:
+                self._constants[key] = self.op("Constant", value=tensor)
+            else:
+                self._constants[key] = self._tape.initializer(tensor, name=name)
         return self._constants[key]
 
     def ints(self, *values: int) -> ir.Value:
@@ -144,7 +150,23 @@ class GraphBuilder:
         normed = self.op("Div", x, root)
         return normed if weight is None else self.op("Mul", normed, weight)
 
-    def finish(self, name: str, spec: GraphSpec, outputs: dict[str, ir.Value]) -> ir.Model:
+    def function(
+        self,
+        domain: str,
+        name: str,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[ir.Value],
+        attributes: Sequence[str],
+    ) -> ir.Function:
+        """What was built, as the body of an operator; `attributes` are those that its nodes carry."""
+        imports = dict(self.domains)
+        graph = ir.Graph(inputs, outputs, nodes=self._tape.nodes, name=name, opset_imports=imports)
+        carried = [ir.Attr(attribute, ir.AttributeType.UNDEFINED, None) for attribute in attributes]
+        return ir.Function(domain, name, graph=graph, attributes=carried)
+
+    def finish(
+        self, name: str, spec: GraphSpec, outputs: dict[str, ir.Value], functions: Sequence[ir.Function] = ()
+    ) -> ir.Model:
         """The model, its outputs named and typed as the contract has them."""
         results = []
         for wanted in spec.outputs:
@@ -162,4 +184,5 @@ class GraphBuilder:
             opset_imports=dict(self.domains),
         )
         # IR 8 is what TensorRT 8.6 knows of; opset 23 and later need a newer one.
-        return ir.Model(graph, ir_version=8 if self.opset <= 17 else 10 if self.opset < 23 else 13, producer_name="aim-edge")
+        ir_version = 8 if self.opset <= 17 else 10 if self.opset < 23 else 13
+        return ir.Model(graph, ir_version=ir_version, producer_name="aim-edge", functions=functions)

@@ -10,12 +10,14 @@ import onnx_ir as ir
 
 import aim_edge
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
-from aim_edge.runtime.bundle import Manifest, describe_files, new_bundle, write_manifest
+from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
 from aim_edge.runtime.contract import DTYPES, Contract, build_contract
+from aim_edge.runtime.manifest import CheckpointRecord, Manifest
+from aim_edge.runtime.sampler import SamplingConfig
 
 from .decoder import condition_graph, decoder_graph
 from .dims import model_dims
-from .mixers import LOWERINGS
+from .lowerings import LOWERINGS
 from .tokenizer import decode_graph, encode_graph
 from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
 
@@ -40,7 +42,9 @@ def export_bundle(
         checkpoint: what `load_checkpoint` takes ("demo" is the bundled one), or its result.
         out: the bundle's folder; it must not exist unless `overwrite`.
         lowering: how the mixers are written: "primitive" (standard operators, opset 17), "onnx" (ONNX
-            Runtime's com.microsoft operators) or "onnx-opset27" (the standard's own, ai.onnx 27).
+            Runtime's com.microsoft operators), "onnx-opset27" (the standard's own, ai.onnx 27), "plugin" or
+            "plugin-fused" (operators of the aim_edge domain; each graph is written twice, with the operators'
+            bodies for ONNX Runtime and, as `without_bodies` names it, without them for TensorRT).
         precision: "float32" or "float16", of activations and stored matrices.
         state_dtype: "float32" or "float16", of conv_state and ssm_state.
         overwrite: replace a bundle that is there.
@@ -69,30 +73,39 @@ def export_bundle(
         transposed = LOWERINGS[lowering].recurrence.transposed_state
         contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
         models = dict(_graphs(loaded, contract, lowering, precision, state_dtype))
+        with_bodies = any(model.functions for model in models.values())
         shared = None
-        if sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
+        if with_bodies or sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
             shared = SharedData(folder, WEIGHTS_FILE)
         for done, (name, model) in enumerate(models.items(), start=1):
             tell(f"writing {name}", done, 6)
             if shared is not None:
                 shared.move(model)
             ir.save(model, folder / contract.graphs[name].file)
+            if model.functions:
+                model.functions.clear()
+                ir.save(model, folder / without_bodies(contract.graphs[name].file))
         tell("hashing", 6, 6)
         manifest = Manifest(
             aim_edge_version=aim_edge.__version__,
             contract=contract,
             model_config=loaded.aim.config.to_published() | {"vq": loaded.vq.config.to_dict()},
             class_names=loaded.class_names,
-            sampling_defaults=SAMPLING | loaded.sampling,
+            sampling_defaults=SamplingConfig.from_dict(SAMPLING | loaded.sampling),
             precision=precision,
             state_dtype=state_dtype,
             lowering=lowering,
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
-            checkpoint={"source": loaded.source, "sha256": loaded.sha256},
-            files=describe_files(folder),
+            checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
+            files=record_files(folder),
         )
         write_manifest(folder, manifest)
     return Path(out)
+
+
+def without_bodies(file: str) -> str:
+    """The file of a graph's variant for TensorRT, whose parser would put the bodies in the plugins' place."""
+    return file.removesuffix(".onnx") + ".trt.onnx"
 
 
 def _graphs(

@@ -9,7 +9,8 @@ from aim_edge.aim.model import AimModel
 from aim_edge.runtime.contract import Contract
 
 from .builder import GraphBuilder
-from .mixers import LOWERINGS, Recurrence
+from .lowerings import LOWERINGS
+from .mixers import Recurrence
 from .weights import Weights
 
 
@@ -74,10 +75,10 @@ class _Decoder:
         self.config: AimConfig = model.config
         self.name = "scan" if sequence else "step"
         self.spec = contract.graphs[self.name]
-        self.state_dtype, self.sequence = state_dtype, sequence
+        self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
         self.w = Weights(model, self.g)
-        self.recurrence: Recurrence = chosen.recurrence(self.g, model.config, sequence)
+        self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
 
     def build(self) -> ir.Model:
         g, w, config = self.g, self.w, self.config
@@ -94,14 +95,11 @@ class _Decoder:
                 shifts, scales, gates = own[0:2], own[2:4], own[4:6]
             residual = hidden if residual is None else g.op("Add", residual, hidden)
             x = self._modulated(residual, f"{prefix}.norm.weight", shifts[0], scales[0], config.norm_epsilon)
-            conv, ssm = (
-                g.convert(given[f"{kind}_{i}"], self.state_dtype, dtype)
-                for kind, dtype in (("conv_state", g.precision), ("ssm_state", "float32"))
-            )
-            mixer = self._mamba2 if config.layer == "Mamba2" else self._mamba1
-            y, conv, ssm = mixer(x, f"{prefix}.mixer", conv, ssm)
-            outputs[f"conv_state_out_{i}"] = g.convert(conv, g.precision, self.state_dtype)
-            outputs[f"ssm_state_out_{i}"] = g.convert(ssm, "float32", self.state_dtype)
+            x = w.linear(x, f"{prefix}.mixer.in_proj")
+            inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
+            y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
+            y = w.linear(y, f"{prefix}.mixer.out_proj")
+            outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
             hidden = g.op("Mul", g.core(y), gates[0])
             if config.d_intermediate:
                 residual = g.op("Add", residual, hidden)
@@ -110,7 +108,7 @@ class _Decoder:
                 y = w.linear(g.op("Mul", value, g.silu(gate)), f"{prefix}.mlp.fc2")
                 hidden = g.op("Mul", g.core(y), gates[1])
         outputs["logits"] = self._head(g.op("Add", residual, hidden), given["final_modulation"])
-        return g.finish(self.name, self.spec, outputs)
+        return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
 
     def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
         """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""
@@ -148,48 +146,6 @@ class _Decoder:
         g = self.g
         normed = g.rms_norm(residual, self.w.full(norm), eps)
         return g.act(g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift))
-
-    def _mamba2(
-        self, u: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value
-    ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        g, w, config = self.g, self.w, self.config
-        z, xbc, dt = g.split(w.linear(u, f"{prefix}.in_proj"), [config.d_inner, config.conv_dim, config.nheads])
-        xbc, conv_state = self._conv(xbc, prefix, conv_state)
-        groups = config.ngroups * config.d_state
-        x, b, c = g.split(g.core(xbc), [config.d_inner, groups, groups])
-        dt = g.op("Softplus", g.op("Add", g.core(dt), w.full(f"{prefix}.dt_bias")))
-        y, ssm_state = self.recurrence.mamba2(x, dt, w.decay(f"{prefix}.A_log"), b, c, ssm_state)
-        lead = (0, 0) if self.sequence else (0,)
-        skip = g.op("Mul", g.reshape(x, *lead, config.nheads, config.headdim), w.full(f"{prefix}.D", (config.nheads, 1)))
-        y = g.op("Add", y, g.reshape(skip, *lead, config.d_inner))
-        y = g.op("Mul", y, g.silu(g.core(z)))
-        weight = w.full(f"{prefix}.norm.weight")
-        if config.ngroups > 1:
-            parts = g.reshape(y, *lead, config.ngroups, config.d_inner // config.ngroups)
-            y = g.op("Mul", g.reshape(g.rms_norm(parts, None, 1e-5), *lead, config.d_inner), weight)
-        else:
-            y = g.rms_norm(y, weight, 1e-5)
-        return w.linear(g.act(y), f"{prefix}.out_proj"), conv_state, ssm_state
-
-    def _mamba1(
-        self, u: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value
-    ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        g, w, config = self.g, self.w, self.config
-        x, z = g.split(w.linear(u, f"{prefix}.in_proj"), [config.d_inner] * 2)
-        x, conv_state = self._conv(x, prefix, conv_state)
-        rank, n = config.dt_rank_size, config.d_state
-        dt, b, c = g.split(w.linear(x, f"{prefix}.x_proj"), [rank, n, n])
-        dt = g.core(g.op("MatMul", dt, w.matrix(f"{prefix}.dt_proj.weight")))
-        dt = g.op("Softplus", g.op("Add", dt, w.full(f"{prefix}.dt_proj.bias")))
-        x = g.core(x)
-        y, ssm_state = self.recurrence.mamba1(x, dt, w.decay(f"{prefix}.A_log"), g.core(b), g.core(c), ssm_state)
-        y = g.op("Add", y, g.op("Mul", x, w.full(f"{prefix}.D")))
-        y = g.act(g.op("Mul", y, g.silu(g.core(z))))
-        return w.linear(y, f"{prefix}.out_proj"), conv_state, ssm_state
-
-    def _conv(self, x: ir.Value, prefix: str, state: ir.Value) -> tuple[ir.Value, ir.Value]:
-        bias = self.w.stored(f"{prefix}.conv1d.bias") if self.w.has(f"{prefix}.conv1d.bias") else None
-        return self.recurrence.conv(x, self.w.stored(f"{prefix}.conv1d.weight"), bias, state)
 
     def _head(self, x: ir.Value, final_modulation: ir.Value) -> ir.Value:
         """Two norms in a row, as published, then the tied head; logits float32."""

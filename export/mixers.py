@@ -1,13 +1,13 @@
-"""The mixers' recurrences as ONNX nodes, in each lowering.
+"""The mixers between their projections as ONNX nodes: what all lowerings share, and the primitive one.
 
-Every function works on both graphs: `step` (x has no length axis) and `scan` (x is (rows, L, ...)). What goes
-in and out is float32 but for the convolution, which is in the graph's precision.
+Every function works on both graphs: `step` (x has no length axis) and `scan` (x is (rows, L, ...)).
 Letters: R rows, L length, H nheads, P headdim, N d_state, G ngroups, C conv_dim, K d_conv.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -15,42 +15,113 @@ import onnx_ir as ir
 from aim_edge.aim.config import AimConfig
 
 from .builder import GraphBuilder
+from .weights import Weights
 
 MAX_SCAN = 256  # positions of one scan call; the runtime splits longer prefixes
 
 
+Pair = tuple[ir.Value, ir.Value]
+Triple = tuple[ir.Value, ir.Value, ir.Value]
+
+
 @dataclass(frozen=True)
 class Recurrence:
-    """What one lowering needs to know.
+    """What lies between in_proj and out_proj, in one lowering.
+
+    The two public methods take and give states in `state_dtype` and activations in the graph's precision. They
+    are written once, over `conv`, `mamba2` and `mamba1`, which a lowering provides.
 
     Attributes:
         builder: the graph.
+        weights: the model's weights.
         config: sizes.
         sequence: the scan graph (True) or the step graph.
+        state_dtype: of the states at the graph's edge.
+        functions: bodies of operators of our own, by name; empty but in the plugin lowerings.
     """
 
     builder: GraphBuilder
+    weights: Weights
     config: AimConfig
     sequence: bool
+    state_dtype: str
 
-    transposed_state = False
+    functions: dict[str, ir.Function] = field(default_factory=dict)
 
-    def conv(
-        self, x: ir.Value, weight: ir.Value, bias: ir.Value | None, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    transposed_state: ClassVar[bool] = False
+
+    def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
+        """(R, [L,] d_in_proj) -> the gated, normed (R, [L,] d_inner), and the new states."""
+        g, w, config = self.builder, self.weights, self.config
+        z, xbc, dt = g.split(zxbcdt, [config.d_inner, config.conv_dim, config.nheads])
+        xbc, conv_state = self._conv(xbc, prefix, conv_state)
+        groups = config.ngroups * config.d_state
+        x, b, c = g.split(g.core(xbc), [config.d_inner, groups, groups])
+        dt = g.op("Softplus", g.op("Add", g.core(dt), w.full(f"{prefix}.dt_bias")))
+        ssm = g.convert(ssm_state, self.state_dtype, "float32")
+        y, ssm = self.mamba2(x, dt, w.decay(f"{prefix}.A_log"), b, c, ssm)
+        y = g.op("Add", y, self.skip(x, w.full(f"{prefix}.D", (config.nheads, 1))))
+        y = self.gated_norm(y, g.core(z), w.full(f"{prefix}.norm.weight"))
+        return g.act(y), conv_state, g.convert(ssm, "float32", self.state_dtype)
+
+    def mamba1_inner(self, xz: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
+        """(R, [L,] 2 d_inner) -> the gated (R, [L,] d_inner), and the new states."""
+        g, w, config = self.builder, self.weights, self.config
+        x, z = g.split(xz, [config.d_inner] * 2)
+        x, conv_state = self._conv(x, prefix, conv_state)
+        dt, b, c = self.mamba1_projections(x, prefix)
+        dt = g.op("Softplus", g.op("Add", g.core(dt), w.full(f"{prefix}.dt_proj.bias")))
+        x = g.core(x)
+        ssm = g.convert(ssm_state, self.state_dtype, "float32")
+        y, ssm = self.mamba1(x, dt, w.decay(f"{prefix}.A_log"), g.core(b), g.core(c), ssm)
+        y = g.op("Add", y, g.op("Mul", x, w.full(f"{prefix}.D")))
+        y = g.op("Mul", y, g.silu(g.core(z)))
+        return g.act(y), conv_state, g.convert(ssm, "float32", self.state_dtype)
+
+    def mamba1_projections(self, x: ir.Value, prefix: str) -> Triple:
+        """dt (R, [L,] d_inner) without its bias, B and C (R, [L,] N), in the graph's precision."""
+        g, w, config = self.builder, self.weights, self.config
+        n = config.d_state
+        dt, b, c = g.split(w.linear(x, f"{prefix}.x_proj"), [config.dt_rank_size, n, n])
+        return g.op("MatMul", dt, w.matrix(f"{prefix}.dt_proj.weight")), b, c
+
+    def skip(self, x: ir.Value, d: ir.Value) -> ir.Value:
+        """D x: x (R, [L,] d_inner), d (H, 1) -> like x."""
+        lead = (0, 0) if self.sequence else (0,)
+        heads = self.builder.reshape(x, *lead, self.config.nheads, self.config.headdim)
+        return self.builder.reshape(self.builder.op("Mul", heads, d), *lead, self.config.d_inner)
+
+    def gated_norm(self, y: ir.Value, z: ir.Value, weight: ir.Value) -> ir.Value:
+        """RMSNorm over each group of y silu(z), float32; mamba_ssm fixes its eps at 1e-5."""
+        g, config = self.builder, self.config
+        y = g.op("Mul", y, g.silu(z))
+        if config.ngroups == 1:
+            return g.rms_norm(y, weight, 1e-5)
+        lead = (0, 0) if self.sequence else (0,)
+        parts = g.reshape(y, *lead, config.ngroups, config.d_inner // config.ngroups)
+        return g.op("Mul", g.reshape(g.rms_norm(parts, None, 1e-5), *lead, config.d_inner), weight)
+
+    def _conv(self, x: ir.Value, prefix: str, state: ir.Value) -> Pair:
+        g, w = self.builder, self.weights
+        bias = w.stored(f"{prefix}.conv1d.bias") if w.has(f"{prefix}.conv1d.bias") else None
+        state = g.convert(state, self.state_dtype, g.precision)
+        y, state = self.conv(x, w.stored(f"{prefix}.conv1d.weight"), bias, state)
+        return y, g.convert(state, g.precision, self.state_dtype)
+
+    def conv(self, x: ir.Value, weight: ir.Value, bias: ir.Value | None, state: ir.Value) -> Pair:
         """Causal convolution with SiLU: x (R, [L,] C), weight (C, 1, K), state (R, C, K - 1) -> y, new state."""
         raise TypeError(f"{type(self).__name__} has no conv")
 
     def mamba2(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        """x (R, [L,] d_inner), dt (R, [L,] H), a (H), b and c (R, [L,] G N) -> y like x (without D), new state."""
+    ) -> Pair:
+        """x (R, [L,] d_inner), dt (R, [L,] H), a (H), b and c (R, [L,] G N), float32 -> y like x (no D), new state."""
         raise TypeError(f"{type(self).__name__} has no mamba2")
 
     def mamba1(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        """x, dt (R, [L,] d_inner), a (d_inner, N), b and c (R, [L,] N) -> y like x (without D), new state."""
+    ) -> Pair:
+        """x, dt (R, [L,] d_inner), a (d_inner, N), b and c (R, [L,] N), float32 -> y like x (no D), new state."""
         raise TypeError(f"{type(self).__name__} has no mamba1")
 
 
@@ -59,7 +130,7 @@ class Primitive(Recurrence):
 
     def conv(
         self, x: ir.Value, weight: ir.Value, bias: ir.Value | None, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> Pair:
         g, k = self.builder, self.config.d_conv
         if self.sequence:
             window = g.op("Concat", state, g.transpose(x, 0, 2, 1), axis=2)
@@ -75,12 +146,12 @@ class Primitive(Recurrence):
 
     def mamba2(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> Pair:
         return self._mamba2_scan(x, dt, a, b, c, state) if self.sequence else self._mamba2_step(x, dt, a, b, c, state)
 
     def _mamba2_step(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> Pair:
         g, config = self.builder, self.config
         n, groups = config.d_state, config.ngroups
         decay = g.unsqueeze(g.op("Exp", g.op("Mul", dt, a)), 2, 3)  # (R, H, 1, 1)
@@ -92,7 +163,7 @@ class Primitive(Recurrence):
 
     def _mamba2_scan(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> Pair:
         """The quadratic form over the whole call (arXiv 2405.21060, sec. 6), decays from sums of logarithms."""
         g, config = self.builder, self.config
         heads, n, groups = config.nheads, config.d_state, config.ngroups
@@ -118,7 +189,7 @@ class Primitive(Recurrence):
 
     def mamba1(
         self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
+    ) -> Pair:
         g, n = self.builder, self.config.d_state
         axis = 2 if self.sequence else 1  # of the channels in x
         decay = g.op("Exp", g.op("Mul", g.unsqueeze(dt, axis + 1), a))  # (R, [L,] C, N)
@@ -156,87 +227,3 @@ class Primitive(Recurrence):
         length = g.op("Gather", g.op("Shape", x), g.const(1, "int64"), axis=0)
         index = g.cast(g.op("Range", g.const(0, "int64"), length, g.const(1, "int64")), "float32")
         return g.op("GreaterOrEqual", g.unsqueeze(index, 1), g.unsqueeze(index, 0))
-
-
-class Standard(Recurrence):
-    """ai.onnx opset 27: LinearAttention and CausalConvWithState (the state is (rows, nheads, N, P))."""
-
-    transposed_state = True
-    domain = ""
-    shares_groups = False  # the standard wants a key and a query for every head
-
-    def conv(
-        self, x: ir.Value, weight: ir.Value, bias: ir.Value | None, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        g = self.builder
-        columns = g.transpose(x, 0, 2, 1) if self.sequence else g.unsqueeze(x, 2)
-        y, state = g.ops(
-            "CausalConvWithState", columns, weight, bias, state, outputs=2, domain=self.domain, activation="silu"
-        )
-        return g.transpose(y, 0, 2, 1) if self.sequence else g.squeeze(y, 2), state
-
-    def mamba2(
-        self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        g, config = self.builder, self.config
-        heads = self.builder.reshape(x, 0, 0, config.nheads, config.headdim) if self.sequence else g.reshape(
-            x, 0, 1, config.nheads, config.headdim
-        )
-        if not self.sequence:
-            dt, b, c = (g.unsqueeze(v, 1) for v in (dt, b, c))
-        value = g.reshape(g.op("Mul", heads, g.unsqueeze(dt, 3)), 0, 0, config.d_inner)
-        return self._attention(value, g.op("Mul", dt, a), b, c, state, config.ngroups)
-
-    def mamba1(
-        self, x: ir.Value, dt: ir.Value, a: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        """One head a channel: headdim 1, and a decay for each of the head's N states."""
-        g, config = self.builder, self.config
-        if not self.sequence:
-            x, dt, b, c = (g.unsqueeze(v, 1) for v in (x, dt, b, c))
-        decay = g.reshape(g.op("Mul", g.unsqueeze(dt, 3), a), 0, 0, config.d_inner * config.d_state)
-        return self._attention(g.op("Mul", dt, x), decay, b, c, state, 1)
-
-    def _attention(
-        self, value: ir.Value, decay: ir.Value, b: ir.Value, c: ir.Value, state: ir.Value, groups: int
-    ) -> tuple[ir.Value, ir.Value]:
-        g, heads = self.builder, self.config.nheads
-        if not (self.shares_groups and groups == 1):
-            b, c = self._expand(b, groups), self._expand(c, groups)
-            groups = heads
-        y, state = g.ops(
-            "LinearAttention",
-            c, b, value, state, decay,
-            outputs=2, domain=self.domain,
-            q_num_heads=groups, kv_num_heads=heads, scale=1.0, update_rule="gated",
-        )  # fmt: skip
-        return y if self.sequence else g.squeeze(y, 1), state
-
-    def _expand(self, x: ir.Value, groups: int) -> ir.Value:
-        """(R, L, G N) -> (R, L, H N)."""
-        g, config = self.builder, self.config
-        index = np.repeat(np.arange(groups, dtype=np.int64), config.nheads // groups)
-        x = g.op("Gather", g.reshape(x, 0, 0, groups, config.d_state), g.const(index), axis=2)
-        return g.reshape(x, 0, 0, config.nheads * config.d_state)
-
-
-class OrtContrib(Standard):
-    """The same as com.microsoft operators: ONNX Runtime has kernels for these (a shared B and C stay shared)."""
-
-    domain = "com.microsoft"
-    shares_groups = True
-
-
-@dataclass(frozen=True)
-class Lowering:
-    """A lowering's class and the version of the standard operators around it."""
-
-    recurrence: type[Recurrence]
-    opset: int
-
-
-LOWERINGS: dict[str, Lowering] = {
-    "primitive": Lowering(Primitive, 17),
-    "onnx": Lowering(OrtContrib, 17),
-    "onnx-opset27": Lowering(Standard, 27),
-}

@@ -159,18 +159,22 @@ def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def find_failures(steps: tuple[StepParity, ...], image_max_abs: float, gates: Gates) -> tuple[str, ...]:
     """Every broken gate with its worst step. Comparisons are written so that NaN fails."""
     failures = []
-    for name, limit, bad, worst in (
-        ("cosine", gates.cosine, lambda s, g: not s.cosine >= g, lambda s: s.cosine),
-        ("norm_ratio", gates.norm_ratio, lambda s, g: not abs(s.norm_ratio - 1) <= g, lambda s: -abs(s.norm_ratio - 1)),
-        ("max_abs", gates.max_abs, lambda s, g: not s.max_abs <= g, lambda s: -s.max_abs),
-        ("top1", gates.top1, lambda s, g: not s.top1 >= g, lambda s: s.top1),
-    ):
-        broken = [s for s in steps if limit is not None and bad(s, limit)]
-        if broken:
-            at = min(broken, key=worst)
+    excesses: tuple[tuple[str, float | None, Callable[[StepParity, float], float]], ...] = (
+        ("cosine", gates.cosine, lambda s, limit: limit - s.cosine),
+        ("norm_ratio", gates.norm_ratio, lambda s, limit: abs(s.norm_ratio - 1) - limit),
+        ("max_abs", gates.max_abs, lambda s, limit: s.max_abs - limit),
+        ("top1", gates.top1, lambda s, limit: limit - s.top1),
+    )
+    for name, limit, excess in excesses:
+        if limit is None:
+            continue
+        over = {s.step: excess(s, limit) for s in steps if not excess(s, limit) <= 0}
+        if over:
+            worst = max(over, key=lambda step: np.nan_to_num(over[step], nan=np.inf))
+            value = next(getattr(s, name) for s in steps if s.step == worst)
             failures.append(
-                f"{name}: {len(broken)} of {len(steps)} steps outside {limit}, the first {broken[0].step}, "
-                f"the worst {at.step} with {getattr(at, name):.6g}"
+                f"{name}: {len(over)} of {len(steps)} steps outside {limit}, the first {min(over)}, "
+                f"the worst {worst} with {value:.6g}"
             )
     if gates.image_max_abs is not None and not image_max_abs <= gates.image_max_abs:
         failures.append(f"image_max_abs: {image_max_abs:.4g}, allowed {gates.image_max_abs}")
@@ -211,15 +215,15 @@ def validate(
         manifest = generator.bundle.manifest
         dims = manifest.contract.dims
         length = dims.num_tokens if steps is None else steps
-        if not 1 <= images or not 1 <= length <= dims.num_tokens:
+        if not images >= 1 or not 1 <= length <= dims.num_tokens:
             raise ValueError(f"images is {images} and steps {steps}; allowed: >= 1, and 1..{dims.num_tokens}")
         if not isinstance(checkpoint, Checkpoint):
             tell("reading the checkpoint")
-            checkpoint = load_checkpoint(checkpoint or manifest.checkpoint["source"])
-        if checkpoint.sha256 != manifest.checkpoint["sha256"]:
+            checkpoint = load_checkpoint(checkpoint or manifest.checkpoint.source)
+        if checkpoint.sha256 != manifest.checkpoint.sha256:
             raise ValueError(
                 f"{checkpoint.source} has SHA-256 {checkpoint.sha256}, but the bundle was exported from "
-                f"{manifest.checkpoint['sha256']} ({manifest.checkpoint['source']}); name that checkpoint"
+                f"{manifest.checkpoint.sha256} ({manifest.checkpoint.source}); name that checkpoint"
             )
         labels = np.linspace(0, dims.num_classes - 1, images).round().astype(np.int32)
         tell("drawing images with the bundle")
@@ -252,7 +256,7 @@ def validate(
 @torch.inference_mode()
 def drawn_difference(checkpoint: Checkpoint, tokens: NDArray[Any], drawn: NDArray[np.uint8]) -> Floats:
     """Images (B, H, W, C) as drawn minus PyTorch's of the same codes, both on the uint8 grid, in [-2, 2]."""
-    side = int(round(tokens.shape[1] ** 0.5))
+    side = round(tokens.shape[1] ** 0.5)
     codes = torch.from_numpy(tokens.astype(np.int64)).view(-1, side, side)
     image = checkpoint.vq.decode(codes).float().clamp(-1, 1).permute(0, 2, 3, 1).numpy()
     reference = np.rint((image + 1) * 127.5)

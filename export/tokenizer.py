@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from torch import nn
 
 from aim_edge.aim.vq import VqModel
 from aim_edge.runtime.contract import Contract
@@ -64,18 +63,17 @@ class _Tokenizer:
 
     def levels(self, x: ir.Value, prefix: str) -> ir.Value:
         """Residual blocks and attention of every level, with the change of resolution after it."""
-        levels = self.model.get_submodule(prefix)
-        if not isinstance(levels, nn.ModuleList):
-            raise TypeError(f"{prefix} is a {type(levels).__name__}; expected the list of levels")
-        for i, level in enumerate(levels):
-            for j in range(len(level.res)):
+        for i in range(len(self.config.ch_mult)):
+            j = 0
+            while self.w.has(f"{prefix}.{i}.res.{j}.conv1.weight"):
                 x = self.res(x, f"{prefix}.{i}.res.{j}")
-                if len(level.attn):
+                if self.w.has(f"{prefix}.{i}.attn.{j}.q.weight"):
                     x = self.attention(x, f"{prefix}.{i}.attn.{j}")
-            if level.downsample is not None:
+                j += 1
+            if self.w.has(f"{prefix}.{i}.downsample.conv.weight"):
                 x = self.conv(x, f"{prefix}.{i}.downsample.conv", stride=2, pads=(0, 1))
                 self.height, self.width = self.height // 2, self.width // 2
-            if level.upsample is not None:
+            if self.w.has(f"{prefix}.{i}.upsample.conv.weight"):
                 self.height, self.width = self.height * 2, self.width * 2
                 scales = self.g.const(np.array([1, 1, 2, 2], np.float32))
                 nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}

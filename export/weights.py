@@ -54,9 +54,14 @@ class Weights:
     def decay(self, name: str) -> ir.Value:
         """-exp(A_log), always float32: half precision would lose it or overflow."""
         tensor = self._tensors[name]
+        shape = tuple(tensor.shape)
         return self._builder.weight(
-            name.replace("A_log", "A"), lambda: -np.exp(_array(tensor).astype(np.float32)), tuple(tensor.shape), "float32"
+            name.replace("A_log", "A"), lambda: -np.exp(_array(tensor).astype(np.float32)), shape, "float32"
         )
+
+    def zeros(self, name: str, size: int) -> ir.Value:
+        """float32 zeros in place of a parameter that the model does not have."""
+        return self._builder.weight(name, lambda: np.zeros(size, np.float32), (size,), "float32")
 
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """x @ W^T (+ bias), in the graph's precision."""

@@ -1,0 +1,26 @@
+"""The lowerings by name: how the mixers are written, and in which version of the standard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .mixers import Primitive, Recurrence
+from .mixers_attention import OrtContrib, Standard
+from .mixers_plugin import Plugin, PluginFused
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """A lowering's class and the version of the standard operators around it."""
+
+    recurrence: type[Recurrence]
+    opset: int
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "primitive": Lowering(Primitive, 17),
+    "onnx": Lowering(OrtContrib, 17),
+    "onnx-opset27": Lowering(Standard, 27),
+    "plugin": Lowering(Plugin, 17),
+    "plugin-fused": Lowering(PluginFused, 17),
+}

@@ -1,0 +1,181 @@
+"""The mixers as operators of the aim_edge domain, each with a body in standard operators.
+
+plugins/operators.json is the table of these operators: attributes, inputs and outputs in order. The body (an
+ONNX function) is the operator's specification and makes the graph run where our library is not; TensorRT and
+the ONNX Runtime library read the graph without bodies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from .builder import GraphBuilder
+from .mixers import Pair, Primitive, Recurrence, Triple
+
+DOMAIN = "aim_edge"
+VERSION = 1  # of the operators: a library of another version refuses the graph
+
+
+class Plugin(Recurrence):
+    """One operator each for convolution, scan and gated norm, in both graphs."""
+
+    def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
+        g, w, config = self.builder, self.weights, self.config
+        rows = zxbcdt if self.sequence else g.unsqueeze(zxbcdt, 1)
+        z, xbc, dt = g.split(rows, [config.d_inner, config.conv_dim, config.nheads])
+        xbc, conv_state = self._conv1d(xbc, prefix, conv_state)
+        groups = config.ngroups * config.d_state
+        x, b, c = g.split(xbc, [config.d_inner, groups, groups])
+        parameters = (w.full(f"{prefix}.D"), w.full(f"{prefix}.dt_bias"))
+        y, ssm_state = self._scan("mamba2", x, dt, w.decay(f"{prefix}.A_log"), b, c, parameters, ssm_state)
+        y = self._call(
+            "RmsNormGated", y, z, w.full(f"{prefix}.norm.weight"), outputs=1, ngroups=config.ngroups, eps=1e-5
+        )[0]
+        return (y if self.sequence else g.squeeze(y, 1)), conv_state, ssm_state
+
+    def mamba1_inner(self, xz: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
+        g, w, config = self.builder, self.weights, self.config
+        rows = xz if self.sequence else g.unsqueeze(xz, 1)
+        x, z = g.split(rows, [config.d_inner] * 2)
+        x, conv_state = self._conv1d(x, prefix, conv_state)
+        dt, b, c = self.mamba1_projections(x, prefix)
+        parameters = (w.full(f"{prefix}.D"), w.full(f"{prefix}.dt_proj.bias"))
+        a = w.decay(f"{prefix}.A_log")
+        y, ssm_state = self._scan("mamba1", x, dt, a, b, c, parameters, ssm_state, z)
+        return (y if self.sequence else g.squeeze(y, 1)), conv_state, ssm_state
+
+    def _conv1d(self, x: ir.Value, prefix: str, state: ir.Value) -> Pair:
+        y, state = self._call(
+            "CausalConv1d", x, *self._conv_parameters(prefix), state, outputs=2, activation="silu", has_active=0
+        )
+        return y, state
+
+    def _conv_parameters(self, prefix: str) -> Pair:
+        """Weight (conv_dim, d_conv) and bias (conv_dim), zeros where the model has none."""
+        w, config = self.weights, self.config
+        weight = w.full(f"{prefix}.conv1d.weight", (config.conv_dim, config.d_conv))
+        name = f"{prefix}.conv1d.bias"
+        return weight, w.full(name) if w.has(name) else w.zeros(name, config.conv_dim)
+
+    def _scan(
+        self,
+        kind: str,
+        x: ir.Value,
+        dt: ir.Value,
+        a: ir.Value,
+        b: ir.Value,
+        c: ir.Value,
+        parameters: Pair,
+        state: ir.Value,
+        z: ir.Value | None = None,
+    ) -> Pair:
+        config = self.config
+        sizes = {"nheads": config.nheads, "headdim": config.state_headdim, "d_state": config.d_state}
+        gate = () if z is None else (z,)
+        y, state = self._call(
+            "SelectiveScan", x, dt, a, b, c, *parameters, state, *gate,
+            outputs=2, kind=kind, **sizes, ngroups=config.ngroups, dt_softplus=1, has_z=len(gate), has_active=0,
+        )  # fmt: skip
+        return y, state
+
+    def _call(self, name: str, *inputs: ir.Value, outputs: int, **attributes: Any) -> tuple[ir.Value, ...]:
+        """A node of our domain; the first of its kind also makes the function that is its body."""
+        attributes = {"aim_edge_version": VERSION, **attributes}
+        if name not in self.functions:
+            self.functions[name] = self._body(name, len(inputs), list(attributes))
+        return self.builder.ops(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
+
+    def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
+        g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
+        # The bodies take any length, so they are written over the sequence form.
+        primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
+        inputs = [ir.Input(f"input_{i}") for i in range(count)]
+        results = _BODIES[name](primitive, *inputs)
+        return g.function(DOMAIN, name, inputs, results, attributes)
+
+
+class PluginFused(Plugin):
+    """The step graph with one operator for all that lies between the projections; the scan graph as `Plugin`."""
+
+    def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
+        if self.sequence:
+            return super().mamba2_inner(zxbcdt, prefix, conv_state, ssm_state)
+        w, config = self.weights, self.config
+        parameters = [w.decay(f"{prefix}.A_log"), w.full(f"{prefix}.D"), w.full(f"{prefix}.dt_bias")]
+        out, conv_state, ssm_state = self._call(
+            "Mamba2DecodeStep",
+            zxbcdt, *self._conv_parameters(prefix), *parameters, w.full(f"{prefix}.norm.weight"), conv_state, ssm_state,
+            outputs=3,
+            nheads=config.nheads, headdim=config.headdim, d_state=config.d_state, ngroups=config.ngroups,
+            d_conv=config.d_conv, eps=1e-5, has_active=0,
+        )  # fmt: skip
+        return out, conv_state, ssm_state
+
+
+def _conv_body(p: Primitive, x: ir.Value, weight: ir.Value, bias: ir.Value, state: ir.Value) -> tuple[ir.Value, ...]:
+    """In float32, as the kernel sums, then back to the activations' dtype."""
+    g = p.builder
+    y, new = p.conv(g.core(x), g.unsqueeze(weight, 1), bias, g.convert(state, p.state_dtype, "float32"))
+    return g.act(y), g.convert(new, "float32", p.state_dtype)
+
+
+def _scan_body(
+    p: Primitive,
+    x: ir.Value,
+    dt: ir.Value,
+    a: ir.Value,
+    b: ir.Value,
+    c: ir.Value,
+    d: ir.Value,
+    dt_bias: ir.Value,
+    state: ir.Value,
+    z: ir.Value | None = None,
+) -> tuple[ir.Value, ...]:
+    g = p.builder
+    x, dt, b, c = (g.core(v) for v in (x, dt, b, c))
+    dt = g.op("Softplus", g.op("Add", dt, dt_bias))
+    recurrence = p.mamba2 if p.config.layer == "Mamba2" else p.mamba1
+    y, new = recurrence(x, dt, a, b, c, g.convert(state, p.state_dtype, "float32"))
+    y = g.op("Add", y, p.skip(x, g.unsqueeze(d, 1)) if p.config.layer == "Mamba2" else g.op("Mul", x, d))
+    if z is not None:
+        y = g.op("Mul", y, g.silu(g.core(z)))
+    return g.act(y), g.convert(new, "float32", p.state_dtype)
+
+
+def _norm_body(p: Primitive, y: ir.Value, z: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
+    g = p.builder
+    return (g.act(p.gated_norm(g.core(y), g.core(z), weight)),)
+
+
+def _step_body(
+    p: Primitive,
+    zxbcdt: ir.Value,
+    conv_weight: ir.Value,
+    conv_bias: ir.Value,
+    a: ir.Value,
+    d: ir.Value,
+    dt_bias: ir.Value,
+    norm_weight: ir.Value,
+    conv_state: ir.Value,
+    ssm_state: ir.Value,
+) -> tuple[ir.Value, ...]:
+    g, config = p.builder, p.config
+    z, xbc, dt = g.split(g.core(zxbcdt), [config.d_inner, config.conv_dim, config.nheads])
+    xbc, conv = p.conv(xbc, g.unsqueeze(conv_weight, 1), conv_bias, g.convert(conv_state, p.state_dtype, "float32"))
+    groups = config.ngroups * config.d_state
+    x, b, c = g.split(xbc, [config.d_inner, groups, groups])
+    dt = g.op("Softplus", g.op("Add", dt, dt_bias))
+    y, ssm = p.mamba2(x, dt, a, b, c, g.convert(ssm_state, p.state_dtype, "float32"))
+    y = p.gated_norm(g.op("Add", y, p.skip(x, g.unsqueeze(d, 1))), z, norm_weight)
+    return g.act(y), g.convert(conv, "float32", p.state_dtype), g.convert(ssm, "float32", p.state_dtype)
+
+
+_BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
+    "CausalConv1d": _conv_body,
+    "SelectiveScan": _scan_body,
+    "RmsNormGated": _norm_body,
+    "Mamba2DecodeStep": _step_body,
+}
