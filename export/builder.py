@@ -97,7 +97,7 @@ class GraphBuilder:
     def inputs(self, specs: Sequence[TensorSpec]) -> dict[str, ir.Value]:
         """Declares the graph's inputs as the contract has them."""
         values = {
-            s.name: ir.Input(s.name, shape=ir.Shape(list(s.shape)), type=ir.TensorType(DTYPE[s.dtype])) for s in specs
+            s.name: ir.val(s.name, shape=ir.Shape(list(s.shape)), type=ir.TensorType(DTYPE[s.dtype])) for s in specs
         }
         self._inputs += values.values()
         return values

@@ -92,7 +92,7 @@ class Plugin(Recurrence):
         g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
         # The bodies take any length, so they are written over the sequence form.
         primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
-        inputs = [ir.Input(f"input_{i}") for i in range(count)]
+        inputs = [ir.val(f"input_{i}") for i in range(count)]
         results = _BODIES[name](primitive, *inputs)
         return g.function(DOMAIN, name, inputs, results, attributes)
 

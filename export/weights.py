@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .builder import Array, GraphBuilder
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights from which on a graph's weights live in a file beside it
-_ALIGN = 4096  # so that a runtime can map each tensor
+_PAGE = 4096  # large tensors start on a page, so that a runtime can map them
 
 
 class Weights:
@@ -104,7 +104,8 @@ class SharedData:
                     continue
                 if value.name not in self._written:
                     data = tensor.tobytes()
-                    start = -(-self._end // _ALIGN) * _ALIGN
+                    align = _PAGE if len(data) >= 1 << 20 else 64
+                    start = -(-self._end // align) * align
                     file.write(b"\0" * (start - self._end))
                     file.write(data)
                     self._end = start + len(data)
