@@ -1,0 +1,167 @@
+"""ONNX Runtime, on the CPU or through its CUDA provider: options, engines, the image tokenizer's graphs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..checks import check_integer
+from ..contract import TensorSpec
+from ..errors import BackendMissingError, BundleError, EngineError
+from . import BACKENDS
+from .ort_session import OrtSession
+
+_PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int32": "tensor(int32)"}
+_OPTIMIZATION = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+                 "all": "ORT_ENABLE_ALL"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """Options of the ONNX Runtime backends.
+
+    threads: for one operator's work; 0 lets ONNX Runtime choose (one a physical core).
+    optimization: "none", "basic", "extended" or "all" of its graph rewrites.
+    device_id: CUDA device (ort-cuda only).
+    """
+
+    threads: int = 0
+    optimization: str = "all"
+    device_id: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("threads", self.threads, 0, 1024)
+        check_integer("device_id", self.device_id, 0, 1024)
+        if self.optimization not in _OPTIMIZATION:
+            raise ValueError(f"optimization is {self.optimization!r}; allowed: {list(_OPTIMIZATION)}")
+
+
+def check(name: str) -> str:
+    """See `backends.check_backend`."""
+    ort = _library(name)
+    return f"onnxruntime {ort.__version__}, {_PROVIDERS[name]}"
+
+
+def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> OrtBackend:
+    """See `backends.open_backend`."""
+    known = [field.name for field in fields(OrtOptions)]
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"{name}: unknown options {unknown}; allowed: {known}")
+    return OrtBackend(name, bundle, OrtOptions(**options))
+
+
+def _library(name: str) -> Any:
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise BackendMissingError(f"{name} needs onnxruntime ({error}); {BACKENDS[name][1]}") from error
+    available = ort.get_available_providers()
+    if _PROVIDERS[name] not in available:
+        found = f"onnxruntime {ort.__version__} here has {available}"
+        raise BackendMissingError(f"{name} needs the {_PROVIDERS[name]}; {found}; {BACKENDS[name][1]}")
+    return ort
+
+
+class OrtBackend:
+    """A bundle's graphs as ONNX Runtime sessions, each loaded when first used."""
+
+    def __init__(self, name: str, bundle: Bundle, options: OrtOptions) -> None:
+        self.name = name
+        self.contract = bundle.manifest.contract
+        self.ort = _library(name)
+        self.device = ("cuda", options.device_id) if name == "ort-cuda" else ("cpu", 0)
+        self._bundle = bundle
+        self._options = options
+        self._engines: dict[str, Any] = {}
+
+    def engine(self, graph: str) -> Any:
+        """The InferenceSession of a graph of the contract.
+
+        Raises:
+            EngineError: ONNX Runtime cannot load it.
+            BundleError: its inputs or outputs are not the contract's.
+            BackendMissingError: the provider could not start.
+        """
+        if graph not in self._engines:
+            self._engines[graph] = self._load(graph)
+        return self._engines[graph]
+
+    def _load(self, graph: str) -> Any:
+        path, ort, provider = self._bundle.graph_path(graph), self.ort, _PROVIDERS[self.name]
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._options.threads
+        options.graph_optimization_level = getattr(
+            ort.GraphOptimizationLevel, _OPTIMIZATION[self._options.optimization]
+        )
+        options.log_severity_level = 3  # warnings tell of its own rewrites; errors are raised
+        settings = {"device_id": self._options.device_id} if self.name == "ort-cuda" else {}
+        try:
+            engine = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
+        except Exception as error:  # its exceptions share no base class
+            raise EngineError(f"{path}: onnxruntime {ort.__version__} cannot load it: {error}") from error
+        if engine.get_providers()[0] != provider:  # it falls back to the CPU with a warning only
+            found = engine.get_providers()
+            raise BackendMissingError(f"{self.name}: the {provider} did not start ({found}); {BACKENDS[self.name][1]}")
+        engine.disable_fallback()
+        spec = self.contract.graphs[graph]
+        for kind, wanted, got in (("input", spec.inputs, engine.get_inputs()),
+                                  ("output", spec.outputs, engine.get_outputs())):  # fmt: skip
+            _check_ports(f"{path}: {kind}s", wanted, got)
+        return engine
+
+    def session(self, batch: int) -> OrtSession:
+        """See `Backend`."""
+        return OrtSession(self, check_integer("batch", batch, 1, 1 << 20))
+
+    def vq_decode(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """See `Backend`."""
+        result: NDArray[np.float32] = self.run("vq_decode", {"codes": codes})[0]
+        return result
+
+    def vq_encode(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
+        """See `Backend`."""
+        result: NDArray[np.int32] = self.run("vq_encode", {"image": images})[0]
+        return result
+
+    def run(self, graph: str, feeds: dict[str, Any]) -> Any:
+        """Runs a graph on host arrays. Raises EngineError."""
+        engine = self.engine(graph)
+        return self.guarded(graph, lambda: engine.run(None, feeds))
+
+    def guarded(self, graph: str, call: Any) -> Any:
+        """Calls, and names the graph's file where ONNX Runtime fails."""
+        try:
+            return call()
+        except Exception as error:
+            raise EngineError(f"{self._bundle.graph_path(graph)}: onnxruntime failed: {error}") from error
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._engines.clear()
+
+
+def _check_ports(where: str, wanted: tuple[TensorSpec, ...], got: Any) -> None:
+    """Compares a graph's ports with the contract: names, types, ranks and the sizes that are fixed on both sides."""
+    want = {spec.name: (_TYPES[spec.dtype], list(spec.shape)) for spec in wanted}
+    have = {port.name: (port.type, list(port.shape)) for port in got}
+    bad = [
+        f"{name} is {have.get(name, 'missing')}, expected {want.get(name, 'none of that name')}"
+        for name in sorted(want.keys() | have.keys())
+        if name not in want or name not in have or not _agree(want[name], have[name])
+    ]
+    if bad:
+        raise BundleError(f"{where} are not the contract's: " + "; ".join(bad))
+
+
+def _agree(want: tuple[str, list[Any]], have: tuple[str, list[Any]]) -> bool:
+    if want[0] != have[0] or len(want[1]) != len(have[1]):
+        return False
+    pairs = zip(want[1], have[1], strict=True)
+    return all(w == h for w, h in pairs if isinstance(w, int) and isinstance(h, int))
