@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from aim_edge.aim.vq import VqModel
+from golden import formula
 
 HERE = Path(__file__).parent
-
-
-def _formula() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_formula", HERE / "formula.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-formula = _formula()
 
 
 @pytest.fixture(scope="module")
