@@ -52,9 +52,9 @@ class TrainOptions:
     vq: VqOptions = field(default_factory=VqOptions)
     aim: AimOptions = field(default_factory=AimOptions)
     seed: int = 0
-    guidance: float = 3.0
-    top_p: float = 0.95
-    more_guidance: tuple[float, ...] = (1.0, 2.0, 4.0)
+    guidance: float = 2.0
+    top_p: float = 0.9
+    more_guidance: tuple[float, ...] = (1.0, 3.0)
 
 
 def run(
