@@ -1,0 +1,33 @@
+# make demo   exports the bundled checkpoint, proves parity and draws images: build/demo/
+# make test   lint, types and tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+FOLDERS := aim export runtime plugins cli
+READY := $(VENV)/ready
+
+.PHONY: demo test lint clean
+
+demo: $(READY)
+	$(BIN)/aim-edge demo --out build/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	@# mypy can't follow setuptools' mapping of folders to aim_edge.*, so it reads a tree of links.
+	@mkdir -p build/typing/aim_edge
+	@for folder in $(FOLDERS); do ln -sfn $(CURDIR)/$$folder build/typing/aim_edge/$$folder; done
+	@ln -sfn $(CURDIR)/package/__init__.py build/typing/aim_edge/__init__.py
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p aim_edge
+
+# PyTorch first and by its exact version: left to the resolver, it would take a CUDA build of several GB.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable ".[export,ort,dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
