@@ -1,35 +1,46 @@
-"""Tests that need hardware which is not here are reported as not run, never as passed."""
+"""Tests that need hardware which is not here are reported as not run, never as passed.
+
+The kernels' tests run on GPU machines that have NumPy and pytest only, so nothing else may be needed here.
+"""
 
 from __future__ import annotations
 
-import ctypes.util
+import contextlib
+import ctypes
 import importlib.util
-import subprocess
+from collections.abc import Generator
 from functools import lru_cache
 
 import pytest
-import torch
 
-torch.set_num_threads(2)
+with contextlib.suppress(ImportError):
+    import torch
 
-REASONS = {"gpu": "NOT RUN: needs an NVIDIA GPU", "tensorrt": "NOT RUN: needs a full TensorRT and an NVIDIA GPU"}
+    torch.set_num_threads(2)
+
+REASONS = {"gpu": "not run: needs an NVIDIA GPU", "tensorrt": "not run: needs TensorRT on an NVIDIA GPU"}
 
 
 @lru_cache(maxsize=1)
 def has_gpu() -> bool:
-    """Whether the driver lists a device."""
-    if ctypes.util.find_library("cuda") is None:
-        return False
+    """Whether the CUDA driver counts a device. Jetson has no nvidia-smi to ask."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=False)
+        driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return False
-    return listed.returncode == 0 and "GPU 0" in listed.stdout
+    count = ctypes.c_int()
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
 def is_here(marker: str) -> bool:
     """Whether what a marker asks for is on this machine."""
     return has_gpu() and (marker == "gpu" or importlib.util.find_spec("tensorrt") is not None)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Lets the project's `timeout` setting stand where pytest-timeout is not installed."""
+    if not pluginmanager.hasplugin("timeout"):
+        parser.addini("timeout", "seconds a test may take (needs pytest-timeout)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,9 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    for reason in REASONS.values():
-        count = sum(reason in str(report.longrepr) for report in skipped)
-        if count:
-            terminalreporter.write_line(f"{count} tests {reason}", yellow=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Ends the summary with one line: how many tests were not run, and why."""
+    yield
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    counts = {reason: sum(reason in text for text in skipped) for reason in REASONS.values()}
+    counts["not run: other reasons, given above as SKIPPED"] = len(skipped) - sum(counts.values())
+    why = ", ".join(f"{count} {reason.removeprefix('not run: ')}" for reason, count in counts.items() if count)
+    if skipped:
+        terminalreporter.write_line(f"NOT RUN: {len(skipped)} tests ({why})", yellow=True, bold=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden.formula import tensor
 
 from aim_edge.aim import AimConfig, AimModel, Checkpoint, VqConfig, VqModel
+from golden.formula import tensor
 
 SMALL = ("mamba2_adaln", "mamba2_group", "mamba2_mlp")
 HERE = Path(__file__).parent

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from golden.cases import SMALL, Case, load_case
 
 from aim_edge.aim import AimModel, decode_logits
+from golden.cases import SMALL, Case, load_case
 
 EXACT = 2e-4  # float32 against float64 by an independent implementation
 PUBLISHED = {"step": 3e-3, "state": 5e-4, "forward": 1e-2}  # the published code multiplies in TF32

@@ -27,7 +27,9 @@ def demo() -> Checkpoint:
 
 
 @pytest.fixture(scope="module", params=LOWERINGS)
-def generator(request: pytest.FixtureRequest, demo: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Generator]:
+def generator(
+    request: pytest.FixtureRequest, demo: Checkpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Generator]:
     path = export_bundle(demo, tmp_path_factory.mktemp("demo") / "bundle", lowering=request.param)
     with Generator.open(path) as opened:
         yield opened
@@ -70,7 +72,7 @@ def test_engines_draw_pytorchs_tokens_alone_and_in_a_batch(generator: Generator,
         assert np.abs(image[0].astype(int) - images[i].astype(int)).max() <= 1
 
 
-def test_whole_sequence_within_1e_3_and_greedy_tokens_identical(generator: Generator, demo: Checkpoint, drawn: np.ndarray) -> None:
+def test_whole_sequence_and_greedy_tokens(generator: Generator, demo: Checkpoint, drawn: np.ndarray) -> None:
     reference = decode_logits(demo.aim, CLASSES, drawn)
     for via in ("step", "scan"):
         logits = generator.decode_logits(CLASSES, drawn, via=via)

@@ -68,13 +68,13 @@ def test_mamba1_defaults() -> None:
     ],
 )
 def test_refusals(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match="(?s).*") as caught:
+    with pytest.raises(ValueError, match=r"published config|AimConfig") as caught:
         AimConfig.from_published(PUBLISHED_B | change)
     assert words in str(caught.value)
 
 
 def test_all_problems_at_once() -> None:
-    with pytest.raises(ValueError, match="unknown key 'a'.*unknown key 'b'"):
+    with pytest.raises(ValueError, match=r"unknown key 'a'.*unknown key 'b'"):
         AimConfig.from_published(PUBLISHED_B | {"a": 1, "b": 2})
     with pytest.raises(ValueError, match=r"n_layer is 0.*d_conv is 9"):
         AimConfig(n_layer=0, d_conv=9)

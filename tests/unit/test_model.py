@@ -139,5 +139,5 @@ def test_bad_input(labels: list[Any], tokens: list[Any], error: type[Exception],
 def test_bad_choices() -> None:
     with pytest.raises(ValueError, match="via is 'both'"):
         decode_logits(make(), [0], [[0]], via="both")
-    with pytest.raises(ValueError, match="dtype is torch.int8"):
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8"):
         make().set_precision(torch.int8)

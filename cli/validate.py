@@ -1,0 +1,139 @@
+"""aim-edge validate: is the bundle still the checkpoint's model?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import output, reporting
+from .generate import refuse_checkpoint_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aim_edge.export import ParityReport
+    from aim_edge.export.parity import StepParity
+
+GATE_FAILED = 1
+
+
+def validate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What it was exported from.", show_default="the source that its manifest names")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="See: aim-edge doctor.")] = "ort-cpu",
+    images: Annotated[int, typer.Option(min=1, help="Images to decode, of classes spread over all.")] = 2,
+    steps: Annotated[int | None, typer.Option(min=1, help="Compare only the first so many steps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the codes that are forced.")] = 0,
+    all_steps: Annotated[bool, typer.Option("--all-steps", help="A row for every step.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the summary in the bundle's manifest, which inspect shows.")
+    ] = False,
+) -> None:
+    """Compare a bundle, step by step, with its checkpoint in PyTorch; exit with 1 where a gate fails."""
+    report = compare(bundle, checkpoint, backend, images, steps, seed, record=record)
+    if json_file is not None:
+        write_json(json_file, report.to_dict())
+    output.print(steps_table(report, all_steps))
+    output.print(report.line(), soft_wrap=True)
+    for failure in report.failures:
+        output.print(f"failed gate: {failure}", soft_wrap=True)
+    if not report.passed:
+        raise typer.Exit(GATE_FAILED)
+
+
+def compare(
+    bundle: Path, checkpoint: str | None, backend: str = "ort-cpu", images: int = 2, steps: int | None = None,
+    seed: int = 0, *, record: bool,
+) -> ParityReport:  # fmt: skip
+    """Validates with progress shown; `record` keeps the summary in the manifest."""
+    refuse_checkpoint_name(bundle)
+    with reporting() as report:
+        report("loading PyTorch")
+        from aim_edge.export import validate as validate_bundle
+        from aim_edge.runtime.bundle import read_manifest, write_manifest
+
+        found = validate_bundle(
+            bundle, checkpoint, backend=backend, images=images, steps=steps, seed=seed, progress=report
+        )
+    if record:
+        write_manifest(bundle, replace(read_manifest(bundle), parity=finite(found.summary())))
+    return found
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes JSON that any reader takes."""
+    path.write_text(json.dumps(finite(values), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same with NaN and infinities as text: JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# Measure -> how bad a step is by it (larger is worse).
+_BADNESS: dict[str, Callable[[StepParity], float]] = {
+    "cosine": lambda s: -s.cosine,
+    "norm ratio": lambda s: abs(s.norm_ratio - 1),
+    "max |diff|": lambda s: s.max_abs,
+    "top-1": lambda s: -s.top1,
+    "KL": lambda s: s.kl,
+}
+
+
+def steps_table(report: ParityReport, all_steps: bool) -> Table:
+    """The measures of the first, the last and the worst steps (or of all), the totals and the gates."""
+    from rich.table import Table
+
+    notes = {s.step: [] for s in report.steps} if all_steps else dict[int, list[str]]()
+    notes.setdefault(report.steps[0].step, []).append("first")
+    notes.setdefault(report.steps[-1].step, []).append("last")
+    for name, badness in _BADNESS.items():
+        values = {s.step: _nan_is_worst(badness(s)) for s in report.steps}
+        worst = max(values, key=lambda step: values[step])
+        if values[worst] > min(values.values()):
+            notes.setdefault(worst, []).append(f"worst {name}")
+    title = f"{report.bundle} on {report.backend}: {report.images} images, logits before guidance"
+    table = Table(title=title, title_justify="left")
+    for name in ("step", *_BADNESS):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    by_step = {s.step: s for s in report.steps}
+    for step in sorted(notes):
+        s = by_step[step]
+        table.add_row(str(step), *_cells(s.cosine, s.norm_ratio, s.max_abs, s.top1, s.kl), ", ".join(notes[step]))
+    worst_of = report.worst()
+    table.add_section()
+    totals = _cells(*(worst_of[name] for name in ("cosine", "norm_ratio", "max_abs", "top1", "kl")))
+    table.add_row(f"all {len(report.steps)}", *totals, "worst; top-1 and KL: mean")
+    gates = report.gates
+    limits = (
+        _limit(">= {:g}", gates.cosine), _limit("1 +- {:g}", gates.norm_ratio), _limit("<= {:g}", gates.max_abs),
+        _limit(">= {:.2%}", gates.top1), "none",
+    )  # fmt: skip
+    table.add_row("gate", *limits, "of every step")
+    return table
+
+
+def _nan_is_worst(badness: float) -> float:
+    return math.inf if math.isnan(badness) else badness
+
+
+def _cells(cosine: float, norm_ratio: float, max_abs: float, top1: float, kl: float) -> tuple[str, ...]:
+    return f"{cosine:.8f}", f"{norm_ratio:.6f}", f"{max_abs:.2e}", f"{top1:.2%}", f"{kl:.2e}"
+
+
+def _limit(form: str, value: float | None) -> str:
+    return "none" if value is None else form.format(value)
