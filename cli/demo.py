@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LOWERINGS = ("primitive", "onnx")
 CLASSES, COUNT = 10, 4
+# Engines round differently in the last bits, so once in some thousand draws one falls on the other side of a
+# sampling cut-off, and that image goes its own way. A wrong lowering changes nearly all of them.
+SAME_IMAGES = 0.9
 
 
 def demo(
@@ -59,9 +62,11 @@ def demo(
                 for i, part in enumerate(np.array_split(indexes, COUNT))
             ])  # fmt: skip
     difference = first_difference(again, drawn.tokens)
-    values = {"seed": seed, "images": len(drawn.tokens), "same_tokens": difference is None, "difference": difference}
+    same = float((again == drawn.tokens).all(axis=1).mean())
+    passed = same >= SAME_IMAGES and all(found.passed for found in reports)
+    values = {"seed": seed, "images": len(drawn.tokens), "same_images": same, "difference": difference}
     write_json(
-        out / "parity.json", values | {"passed": difference is None and all(found.passed for found in reports)}
+        out / "parity.json", values | {"passed": passed}
         | {"bundles": {found.lowering: found.to_dict() for found in reports}},
     )  # fmt: skip
     output.print(summary(drawn, out / "images"), soft_wrap=True)
@@ -79,7 +84,7 @@ def demo(
         f"look at {drawn.grid}",
         soft_wrap=True,
     )
-    if difference or not all(found.passed for found in reports):
+    if not passed:
         raise typer.Exit(GATE_FAILED)
 
 
