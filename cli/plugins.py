@@ -32,6 +32,10 @@ def build(
     ] = None,
     nvcc: _Nvcc = None,
     tensorrt_headers: _Headers = None,
+    onnxruntime_headers: Annotated[
+        Path | None,
+        typer.Option("--onnxruntime-headers", help="Folder of onnxruntime_c_api.h: build its operators too."),
+    ] = None,
     cudart: Annotated[
         Path | None, typer.Option("--cudart", help="libcudart_static.a for aarch64, for the Jetson presets.")
     ] = None,
@@ -42,7 +46,8 @@ def build(
     from aim_edge.plugins import build as builder
 
     report = builder.build(
-        preset, out, arch or (), nvcc=nvcc, tensorrt_headers=tensorrt_headers, cudart=cudart,
+        preset, out, arch or (), nvcc=nvcc, tensorrt_headers=tensorrt_headers,
+        onnxruntime_headers=onnxruntime_headers, cudart=cudart,
         kernels_only=kernels_only, jobs=jobs, progress=lambda line: errors.print(line, soft_wrap=True),
     )  # fmt: skip
     for line in report.lines():

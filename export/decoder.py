@@ -156,6 +156,7 @@ class _Decoder:
         table = w.stored("backbone.embeddings.word_embeddings.weight")
         if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
             return g.core(g.op("Gemm", x, table, transB=1))
-        shape = g.op("Concat", g.op("Shape", x, end=2), g.ints(config.vocab_size), axis=0)
+        # Not Shape's own end attribute: TensorRT 8's parser ignores it.
+        shape = g.op("Concat", g.slice(g.op("Shape", x), 0, 2, 0), g.ints(config.vocab_size), axis=0)
         logits = g.op("Gemm", g.reshape(x, -1, config.d_model), table, transB=1)
         return g.core(g.op("Reshape", logits, shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ class OrtOptions:
     threads: for one operator's work; 0 lets ONNX Runtime choose (one a physical core).
     optimization: "none", "basic", "extended" or "all" of its graph rewrites.
     device_id: CUDA device (ort-cuda only).
+    custom_ops: libaim_edge_onnxruntime.so, for bundles of the plugin lowerings (ort-cuda only); "" runs the
+        operators' bodies.
     """
 
     threads: int = 0
     optimization: str = "all"
     device_id: int = 0
+    custom_ops: str = ""
 
     def __post_init__(self) -> None:
         check_integer("threads", self.threads, 0, 1024)
@@ -77,6 +81,8 @@ class OrtBackend:
         self.contract = bundle.manifest.contract
         self.ort = _library(name)
         self.device = ("cuda", options.device_id) if name == "ort-cuda" else ("cpu", 0)
+        if options.custom_ops and name != "ort-cuda":
+            raise ValueError(f"{name}: custom_ops is {options.custom_ops!r}; the library is for ort-cuda only")
         self._bundle = bundle
         self._options = options
         self._engines: dict[str, Any] = {}
@@ -94,7 +100,7 @@ class OrtBackend:
         return self._engines[graph]
 
     def _load(self, graph: str) -> Any:
-        path, ort, provider = self._bundle.graph_path(graph), self.ort, _PROVIDERS[self.name]
+        path, ort, provider = self._graph_path(graph), self.ort, _PROVIDERS[self.name]
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._options.threads
         options.graph_optimization_level = getattr(
@@ -103,6 +109,8 @@ class OrtBackend:
         options.log_severity_level = 3  # warnings tell of its own rewrites; errors are raised
         settings = {"device_id": self._options.device_id} if self.name == "ort-cuda" else {}
         try:
+            if self._options.custom_ops:
+                options.register_custom_ops_library(self._options.custom_ops)
             engine = ort.InferenceSession(str(path), options, providers=[(provider, settings)])
         except Exception as error:  # its exceptions share no base class
             raise EngineError(f"{path}: onnxruntime {ort.__version__} cannot load it: {error}") from error
@@ -115,6 +123,13 @@ class OrtBackend:
                                   ("output", spec.outputs, engine.get_outputs())):  # fmt: skip
             _check_ports(f"{path}: {kind}s", wanted, got)
         return engine
+
+    def _graph_path(self, graph: str) -> Path:
+        """With the library, the variant without bodies: none can be taken in place of a kernel unnoticed."""
+        path = self._bundle.graph_path(graph)
+        bodiless = path.with_suffix(".trt.onnx")
+        use = self._options.custom_ops and bodiless.name in self._bundle.manifest.files
+        return bodiless if use else path
 
     def session(self, batch: int) -> OrtSession:
         """See `Backend`."""

@@ -42,7 +42,9 @@ LAYERS = {
     "export": Layer(("aim", "runtime"), ("torch", "numpy", "onnx", "onnx_ir"), closed=("runtime.backends",)),
     "plugins": Layer(),
     "runtime": Layer((), ("numpy", "PIL")),
-    "cli": Layer(("aim", "export", "plugins", "runtime"), ("typer", "rich", "numpy", "onnx"), at_start=("typer", "rich")),
+    "cli": Layer(
+        ("aim", "export", "plugins", "runtime"), ("typer", "rich", "numpy", "onnx"), at_start=("typer", "rich")
+    ),
 }
 # A backend's modules share its name's beginning; each may load its own engine's library and no other.
 ENGINES = {"ort": ("onnxruntime",)}

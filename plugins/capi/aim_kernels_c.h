@@ -1,0 +1,142 @@
+/* The operators of aim_kernels for callers without a C++ compiler: plain structs, integer codes, no exceptions.
+ *
+ * The meaning of every field is in aim_kernels/<operator>.h, which these structs mirror. A struct starts with its own
+ * size, which the caller sets to sizeof(struct): a library of another version refuses it instead of misreading it.
+ * Fields that a caller does not know are set to zero: zero is "absent" for pointers and is refused for sizes.
+ *
+ * Every function returns 0, or a code with its reason in aim_last_error(). Pointers are device pointers; `stream` is a
+ * cudaStream_t (0: the default stream). Nothing is allocated and nothing waits for the device. */
+#ifndef AIM_KERNELS_C_H
+#define AIM_KERNELS_C_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define AIM_API __attribute__((visibility("default")))
+#else
+#define AIM_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { AIM_FLOAT32 = 0, AIM_FLOAT16 = 1, AIM_BFLOAT16 = 2 };
+enum { AIM_ACTIVATION_NONE = 0, AIM_ACTIVATION_SILU = 1 };
+enum { AIM_MAMBA1 = 1, AIM_MAMBA2 = 2 };
+
+enum {
+    AIM_SUCCESS = 0,
+    AIM_NULL_POINTER = 1,
+    AIM_UNSUPPORTED_SHAPE = 2,
+    AIM_UNSUPPORTED_DTYPE = 3,
+    AIM_BAD_STRIDE = 4,
+    AIM_MISALIGNED = 5,
+    AIM_WORKSPACE_TOO_SMALL = 6,
+    AIM_UNSUPPORTED_ARCH = 7,
+    AIM_CUDA_ERROR = 8,
+    AIM_VERSION_MISMATCH = 9
+};
+
+typedef struct aim_causal_conv1d_params {
+    uint64_t size;
+    int64_t rows, length, channels;
+    int32_t d_conv, dtype, state_dtype, activation;
+    const void* x;
+    int64_t x_row_stride, x_time_stride;
+    const float* weight;
+    const float* bias;
+    const void* conv_state_in;
+    void* conv_state_out;
+    void* y;
+    int64_t y_row_stride, y_time_stride;
+    const int32_t* active;
+} aim_causal_conv1d_params;
+
+typedef struct aim_selective_scan_params {
+    uint64_t size;
+    int64_t rows, length;
+    int32_t kind, nheads, headdim, d_state, ngroups, dtype, state_dtype, dt_softplus;
+    const void* x;
+    int64_t x_row_stride, x_time_stride;
+    const void* dt;
+    int64_t dt_row_stride, dt_time_stride;
+    const void* B;
+    int64_t B_row_stride, B_time_stride;
+    const void* C;
+    int64_t C_row_stride, C_time_stride;
+    const void* z;
+    int64_t z_row_stride, z_time_stride;
+    void* y;
+    int64_t y_row_stride, y_time_stride;
+    const float* A;
+    const float* D;
+    const float* dt_bias;
+    const void* ssm_state_in;
+    void* ssm_state_out;
+    const int32_t* active;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_selective_scan_params;
+
+typedef struct aim_rms_norm_gated_params {
+    uint64_t size;
+    int64_t rows, length, d;
+    int32_t ngroups, dtype;
+    float eps;
+    int32_t reserved;
+    const void* y;
+    int64_t y_row_stride, y_time_stride;
+    const void* z;
+    int64_t z_row_stride, z_time_stride;
+    const float* weight;
+    void* out;
+    int64_t out_row_stride, out_time_stride;
+    const int32_t* active;
+} aim_rms_norm_gated_params;
+
+typedef struct aim_mamba2_decode_step_params {
+    uint64_t size;
+    int64_t rows;
+    int32_t nheads, headdim, d_state, ngroups, d_conv, dtype, conv_state_dtype, ssm_state_dtype;
+    float eps;
+    int32_t reserved;
+    const void* zxbcdt;
+    int64_t zxbcdt_row_stride;
+    const float* conv_weight;
+    const float* conv_bias;
+    const float* A;
+    const float* D;
+    const float* dt_bias;
+    const float* norm_weight;
+    const void* conv_state_in;
+    void* conv_state_out;
+    const void* ssm_state_in;
+    void* ssm_state_out;
+    void* out;
+    int64_t out_row_stride;
+    const int32_t* active;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_mamba2_decode_step_params;
+
+AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);
+AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);
+AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
+AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
+
+/* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
+AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);
+AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
+
+AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */
+AIM_API int aim_check_device(void);                /* AIM_UNSUPPORTED_ARCH: no code for the current device */
+AIM_API const char* aim_last_error(void);          /* of this thread; valid until its next failing call */
+AIM_API const char* aim_status_message(int status);
+AIM_API const char* aim_supported_archs(void);     /* compute capabilities, as "80,87,90" */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,179 @@
+// The C ABI: copies each plain struct into the operator's own and calls it. It decides nothing else.
+#include "aim_kernels_c.h"
+
+#include "aim_kernels/aim_kernels.h"
+#include "host.h"
+
+namespace {
+
+using namespace aim_kernels;
+
+// What does not fit any value of the enum stays what it is, for the operator's own check to refuse.
+DType dtype_of(int32_t value) { return static_cast<DType>(value); }
+
+template <typename Params>
+Status check_struct(const char* op, const Params* params) {
+    if (params == nullptr) return detail::fail(Status::kNullPointer, "%s: params is null; it is required", op);
+    if (params->size == sizeof(Params)) return Status::kSuccess;
+    return detail::fail(Status::kVersionMismatch,
+                        "%s: the caller's params have %llu bytes; this library, version %d, expects %zu", op,
+                        static_cast<unsigned long long>(params->size), version(), sizeof(Params));
+}
+
+CausalConv1dParams convert(const aim_causal_conv1d_params& from) {
+    CausalConv1dParams to;
+    to.rows = from.rows;
+    to.length = from.length;
+    to.channels = from.channels;
+    to.d_conv = from.d_conv;
+    to.dtype = dtype_of(from.dtype);
+    to.state_dtype = dtype_of(from.state_dtype);
+    to.activation = static_cast<Activation>(from.activation);
+    to.x = from.x;
+    to.x_row_stride = from.x_row_stride;
+    to.x_time_stride = from.x_time_stride;
+    to.weight = from.weight;
+    to.bias = from.bias;
+    to.conv_state_in = from.conv_state_in;
+    to.conv_state_out = from.conv_state_out;
+    to.y = from.y;
+    to.y_row_stride = from.y_row_stride;
+    to.y_time_stride = from.y_time_stride;
+    to.active = from.active;
+    return to;
+}
+
+SelectiveScanParams convert(const aim_selective_scan_params& from) {
+    SelectiveScanParams to;
+    to.kind = static_cast<ScanKind>(from.kind);
+    to.rows = from.rows;
+    to.length = from.length;
+    to.nheads = from.nheads;
+    to.headdim = from.headdim;
+    to.d_state = from.d_state;
+    to.ngroups = from.ngroups;
+    to.dtype = dtype_of(from.dtype);
+    to.state_dtype = dtype_of(from.state_dtype);
+    to.dt_softplus = from.dt_softplus != 0;
+    to.x = from.x;
+    to.x_row_stride = from.x_row_stride;
+    to.x_time_stride = from.x_time_stride;
+    to.dt = from.dt;
+    to.dt_row_stride = from.dt_row_stride;
+    to.dt_time_stride = from.dt_time_stride;
+    to.B = from.B;
+    to.B_row_stride = from.B_row_stride;
+    to.B_time_stride = from.B_time_stride;
+    to.C = from.C;
+    to.C_row_stride = from.C_row_stride;
+    to.C_time_stride = from.C_time_stride;
+    to.z = from.z;
+    to.z_row_stride = from.z_row_stride;
+    to.z_time_stride = from.z_time_stride;
+    to.y = from.y;
+    to.y_row_stride = from.y_row_stride;
+    to.y_time_stride = from.y_time_stride;
+    to.A = from.A;
+    to.D = from.D;
+    to.dt_bias = from.dt_bias;
+    to.ssm_state_in = from.ssm_state_in;
+    to.ssm_state_out = from.ssm_state_out;
+    to.active = from.active;
+    to.workspace = from.workspace;
+    to.workspace_size = static_cast<size_t>(from.workspace_size);
+    return to;
+}
+
+RmsNormGatedParams convert(const aim_rms_norm_gated_params& from) {
+    RmsNormGatedParams to;
+    to.rows = from.rows;
+    to.length = from.length;
+    to.d = from.d;
+    to.ngroups = from.ngroups;
+    to.eps = from.eps;
+    to.dtype = dtype_of(from.dtype);
+    to.y = from.y;
+    to.y_row_stride = from.y_row_stride;
+    to.y_time_stride = from.y_time_stride;
+    to.z = from.z;
+    to.z_row_stride = from.z_row_stride;
+    to.z_time_stride = from.z_time_stride;
+    to.weight = from.weight;
+    to.out = from.out;
+    to.out_row_stride = from.out_row_stride;
+    to.out_time_stride = from.out_time_stride;
+    to.active = from.active;
+    return to;
+}
+
+Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
+    Mamba2DecodeStepParams to;
+    to.rows = from.rows;
+    to.nheads = from.nheads;
+    to.headdim = from.headdim;
+    to.d_state = from.d_state;
+    to.ngroups = from.ngroups;
+    to.d_conv = from.d_conv;
+    to.eps = from.eps;
+    to.dtype = dtype_of(from.dtype);
+    to.conv_state_dtype = dtype_of(from.conv_state_dtype);
+    to.ssm_state_dtype = dtype_of(from.ssm_state_dtype);
+    to.zxbcdt = from.zxbcdt;
+    to.zxbcdt_row_stride = from.zxbcdt_row_stride;
+    to.conv_weight = from.conv_weight;
+    to.conv_bias = from.conv_bias;
+    to.A = from.A;
+    to.D = from.D;
+    to.dt_bias = from.dt_bias;
+    to.norm_weight = from.norm_weight;
+    to.conv_state_in = from.conv_state_in;
+    to.conv_state_out = from.conv_state_out;
+    to.ssm_state_in = from.ssm_state_in;
+    to.ssm_state_out = from.ssm_state_out;
+    to.out = from.out;
+    to.out_row_stride = from.out_row_stride;
+    to.active = from.active;
+    to.workspace = from.workspace;
+    to.workspace_size = static_cast<size_t>(from.workspace_size);
+    return to;
+}
+
+template <typename Params>
+int run(const char* op, const Params* params, void* stream) {
+    const Status status = check_struct(op, params);
+    if (status != Status::kSuccess) return static_cast<int>(status);
+    return static_cast<int>(launch(convert(*params), static_cast<cudaStream_t>(stream)));
+}
+
+template <typename Params>
+int workspace(const char* op, const Params* params, uint64_t* bytes) {
+    Status status = check_struct(op, params);
+    if (status == Status::kSuccess && bytes == nullptr) {
+        status = detail::fail(Status::kNullPointer, "%s: bytes is null; it is required", op);
+    }
+    if (status == Status::kSuccess) status = validate_shapes(convert(*params));
+    if (status == Status::kSuccess) *bytes = workspace_bytes(convert(*params));
+    return static_cast<int>(status);
+}
+
+}  // namespace
+
+int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
+int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
+int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
+int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream) {
+    return run("mamba2_decode_step", p, stream);
+}
+
+int aim_selective_scan_workspace(const aim_selective_scan_params* p, uint64_t* bytes) {
+    return workspace("selective_scan", p, bytes);
+}
+int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* p, uint64_t* bytes) {
+    return workspace("mamba2_decode_step", p, bytes);
+}
+
+int aim_version(void) { return version(); }
+int aim_check_device(void) { return static_cast<int>(check_device()); }
+const char* aim_last_error(void) { return last_error(); }
+const char* aim_status_message(int status) { return status_message(static_cast<Status>(status)); }
+const char* aim_supported_archs(void) { return supported_archs(); }

@@ -1,0 +1,28 @@
+// From an operator's tensors to the kernels: the only files here that know aim_kernels' parameters.
+#pragma once
+
+#include <aim_kernels/aim_kernels.h>
+
+#include "sizes.h"
+
+namespace aim_edge {
+
+// One call of an operator. Pointers are by the table's input and output numbers; null where a tensor is absent.
+struct Call {
+    Sizes sizes;
+    float eps = 0.0f;
+    aim_kernels::DType activations = aim_kernels::DType::kFloat32;
+    aim_kernels::DType states = aim_kernels::DType::kFloat32;
+    const void* inputs[kMaxInputs] = {};
+    void* outputs[kMaxOutputs] = {};
+    void* workspace = nullptr;
+    size_t workspace_size = 0;
+};
+
+aim_kernels::Status validate_sizes(OperatorKind kind, const Call& call) noexcept;
+
+size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept;
+
+aim_kernels::Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept;
+
+}  // namespace aim_edge

@@ -1,0 +1,181 @@
+#include "launch.h"
+
+#include <algorithm>
+
+namespace aim_edge {
+namespace {
+
+using aim_kernels::Status;
+
+const float* floats(const void* pointer) noexcept { return static_cast<const float*>(pointer); }
+const int32_t* ints(const void* pointer) noexcept { return static_cast<const int32_t*>(pointer); }
+int32_t narrow(int64_t value) noexcept { return static_cast<int32_t>(value); }
+
+// TensorRT hands over dense tensors: a row is `length` times `width` elements.
+struct Dense {
+    int64_t length;
+    void operator()(int64_t width, int64_t& row_stride, int64_t& time_stride) const noexcept {
+        row_stride = length * width;
+        time_stride = width;
+    }
+};
+
+aim_kernels::CausalConv1dParams causal_conv1d_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::CausalConv1dParams p;
+    p.rows = size[kRows];
+    p.length = size[kLength];
+    p.channels = size[kChannels];
+    p.d_conv = narrow(size[kDConv]);
+    p.dtype = call.activations;
+    p.state_dtype = call.states;
+    p.activation = static_cast<aim_kernels::Activation>(size[kActivation]);  // the table's order is the enum's
+    p.x = call.inputs[causal_conv1d::x];
+    p.weight = floats(call.inputs[causal_conv1d::weight]);
+    p.bias = floats(call.inputs[causal_conv1d::bias]);
+    p.conv_state_in = call.inputs[causal_conv1d::conv_state];
+    p.active = ints(call.inputs[causal_conv1d::active]);
+    p.y = call.outputs[causal_conv1d::y];
+    p.conv_state_out = call.outputs[causal_conv1d::conv_state_out];
+    const Dense dense{p.length};
+    dense(p.channels, p.x_row_stride, p.x_time_stride);
+    dense(p.channels, p.y_row_stride, p.y_time_stride);
+    return p;
+}
+
+aim_kernels::SelectiveScanParams selective_scan_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::SelectiveScanParams p;
+    p.kind = size[kKind] == 0 ? aim_kernels::ScanKind::kMamba1 : aim_kernels::ScanKind::kMamba2;
+    p.rows = size[kRows];
+    p.length = size[kLength];
+    p.nheads = narrow(size[kNheads]);
+    p.headdim = narrow(size[kHeaddim]);
+    p.d_state = narrow(size[kDState]);
+    p.ngroups = narrow(size[kNgroups]);
+    p.dtype = call.activations;
+    p.state_dtype = call.states;
+    p.dt_softplus = size[kDtSoftplus] != 0;
+    p.x = call.inputs[selective_scan::x];
+    p.dt = call.inputs[selective_scan::dt];
+    p.A = floats(call.inputs[selective_scan::A]);
+    p.B = call.inputs[selective_scan::B];
+    p.C = call.inputs[selective_scan::C];
+    p.D = floats(call.inputs[selective_scan::D]);
+    p.dt_bias = floats(call.inputs[selective_scan::dt_bias]);
+    p.ssm_state_in = call.inputs[selective_scan::ssm_state];
+    p.z = call.inputs[selective_scan::z];
+    p.active = ints(call.inputs[selective_scan::active]);
+    p.y = call.outputs[selective_scan::y];
+    p.ssm_state_out = call.outputs[selective_scan::ssm_state_out];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    const Dense dense{p.length};
+    const int64_t inner = size[kNheads] * size[kHeaddim], group = size[kNgroups] * size[kDState];
+    dense(inner, p.x_row_stride, p.x_time_stride);
+    dense(size[kNheads], p.dt_row_stride, p.dt_time_stride);
+    dense(group, p.B_row_stride, p.B_time_stride);
+    dense(group, p.C_row_stride, p.C_time_stride);
+    dense(inner, p.z_row_stride, p.z_time_stride);
+    dense(inner, p.y_row_stride, p.y_time_stride);
+    return p;
+}
+
+aim_kernels::RmsNormGatedParams rms_norm_gated_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::RmsNormGatedParams p;
+    p.rows = size[kRows];
+    p.length = size[kLength];
+    p.d = size[kD];
+    p.ngroups = narrow(size[kNgroups]);
+    p.eps = call.eps;
+    p.dtype = call.activations;
+    p.y = call.inputs[rms_norm_gated::y];
+    p.z = call.inputs[rms_norm_gated::z];
+    p.weight = floats(call.inputs[rms_norm_gated::weight]);
+    p.out = call.outputs[rms_norm_gated::out];
+    const Dense dense{p.length};
+    dense(p.d, p.y_row_stride, p.y_time_stride);
+    dense(p.d, p.z_row_stride, p.z_time_stride);
+    dense(p.d, p.out_row_stride, p.out_time_stride);
+    return p;
+}
+
+aim_kernels::Mamba2DecodeStepParams mamba2_decode_step_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::Mamba2DecodeStepParams p;
+    p.rows = size[kRows];
+    p.nheads = narrow(size[kNheads]);
+    p.headdim = narrow(size[kHeaddim]);
+    p.d_state = narrow(size[kDState]);
+    p.ngroups = narrow(size[kNgroups]);
+    p.d_conv = narrow(size[kDConv]);
+    p.eps = call.eps;
+    p.dtype = call.activations;
+    p.conv_state_dtype = call.states;
+    p.ssm_state_dtype = call.states;
+    p.zxbcdt = call.inputs[mamba2_decode_step::zxbcdt];
+    p.conv_weight = floats(call.inputs[mamba2_decode_step::conv_weight]);
+    p.conv_bias = floats(call.inputs[mamba2_decode_step::conv_bias]);
+    p.A = floats(call.inputs[mamba2_decode_step::A]);
+    p.D = floats(call.inputs[mamba2_decode_step::D]);
+    p.dt_bias = floats(call.inputs[mamba2_decode_step::dt_bias]);
+    p.norm_weight = floats(call.inputs[mamba2_decode_step::norm_weight]);
+    p.conv_state_in = call.inputs[mamba2_decode_step::conv_state];
+    p.ssm_state_in = call.inputs[mamba2_decode_step::ssm_state];
+    p.active = ints(call.inputs[mamba2_decode_step::active]);
+    p.out = call.outputs[mamba2_decode_step::out];
+    p.conv_state_out = call.outputs[mamba2_decode_step::conv_state_out];
+    p.ssm_state_out = call.outputs[mamba2_decode_step::ssm_state_out];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    const int64_t inner = size[kNheads] * size[kHeaddim];
+    p.zxbcdt_row_stride = 2 * inner + 2 * size[kNgroups] * size[kDState] + size[kNheads];
+    p.out_row_stride = inner;
+    return p;
+}
+
+// Calls `use` with the parameters of the operator.
+template <typename Use>
+auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
+    switch (kind) {
+        case OperatorKind::kCausalConv1d: return use(causal_conv1d_params(call));
+        case OperatorKind::kSelectiveScan: return use(selective_scan_params(call));
+        case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
+        case OperatorKind::kMamba2DecodeStep: break;
+    }
+    return use(mamba2_decode_step_params(call));
+}
+
+}  // namespace
+
+Status validate_sizes(OperatorKind kind, const Call& call) noexcept {
+    return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
+}
+
+size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
+    if (kind == OperatorKind::kSelectiveScan) return aim_kernels::workspace_bytes(selective_scan_params(call));
+    if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
+    return 0;
+}
+
+Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept {
+    return with_params(kind, call, [stream](const auto& params) { return aim_kernels::launch(params, stream); });
+}
+
+size_t scan_workspace_limit(const Attributes& attributes) noexcept {
+    Call call;
+    call.sizes = attributes.sizes;
+    call.sizes.of[kLength] = 1 << 16;  // long enough that the device, not the sequence, limits the segments
+    size_t most = 0;
+    for (auto dtype : {aim_kernels::DType::kFloat32, aim_kernels::DType::kFloat16}) {
+        call.activations = dtype;
+        for (int64_t rows = 1; rows <= 1024; rows *= 2) {
+            call.sizes.of[kRows] = rows;
+            most = std::max(most, workspace_bytes(OperatorKind::kSelectiveScan, call));
+        }
+    }
+    return most;
+}
+
+}  // namespace aim_edge

@@ -1,0 +1,122 @@
+#include "operator.h"
+
+#include <utility>
+
+#include "launch.h"
+#include "log.h"
+#include "types.h"
+
+namespace aim_edge {
+
+using aim_kernels::Status;
+using nvinfer1::PluginTensorDesc;
+
+namespace {
+
+bool succeeded(const OperatorRow& row, Status status) noexcept {
+    if (status == Status::kSuccess) return true;
+    log_error(row.name, "%s: %s", aim_kernels::status_message(status), aim_kernels::last_error());
+    return false;
+}
+
+// The smallest of every size that is not known, so that the kernels can judge those that are.
+bool check_sizes(const OperatorRow& row, Call& call) noexcept {
+    const bool norm = row.kind == OperatorKind::kRmsNormGated;
+    const std::pair<Symbol, int64_t> smallest[] = {
+        {kRows, 1}, {kLength, 1}, {kChannels, 1}, {kDConv, 2}, {kD, norm ? call.sizes.of[kNgroups] : 1}};
+    for (const auto& [symbol, value] : smallest) {
+        if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
+    }
+    return succeeded(row, validate_sizes(row.kind, call));
+}
+
+}  // namespace
+
+bool Operator::create(const OperatorRow& row, const nvinfer1::PluginFieldCollection* fields, bool serialized,
+                      Operator& made) noexcept {
+    Attributes attributes;
+    if (!read_fields(row, fields, serialized, attributes)) return false;
+    // Fixed here, in the process that builds the engine; see Attributes.
+    const bool scan = !serialized && row.kind == OperatorKind::kSelectiveScan;
+    if (scan) attributes.scan_workspace = static_cast<int64_t>(scan_workspace_limit(attributes));
+    return create(row, attributes, made);
+}
+
+bool Operator::create(const OperatorRow& row, const Attributes& attributes, Operator& made) noexcept {
+    Call call;
+    call.sizes = attributes.sizes;
+    call.eps = attributes.eps;
+    if (!check_sizes(row, call)) return false;
+    made.mRow = &row;
+    made.mAttributes = attributes;
+    if (row.kind == OperatorKind::kMamba2DecodeStep) {
+        int64_t* size = made.mAttributes.sizes.of;
+        size[kConvDim] = size[kNheads] * size[kHeaddim] + 2 * size[kNgroups] * size[kDState];
+    }
+    made.mTensors = tensors_of(row, attributes);
+    return true;
+}
+
+bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const noexcept {
+    if (count != input_count()) {
+        log_error(mRow->name, "%d inputs; expected %d, by the attributes", count, input_count());
+        return false;
+    }
+    call.sizes = mAttributes.sizes;
+    call.eps = mAttributes.eps;
+    for (int i = 0; i < count; ++i) {
+        const TensorRow& tensor = *mTensors.inputs[i];
+        if (!check_shape(*mRow, tensor, mAttributes, inputs[i].dims, call.sizes)) return false;
+        if (!is_supported(tensor.element, inputs[i].type)) {
+            log_error(mRow->name, "'%s' has TensorRT data type %d, which is not supported there", tensor.name,
+                      static_cast<int>(inputs[i].type));
+            return false;
+        }
+        if (tensor.element == Element::kActivation) to_dtype(inputs[i].type, call.activations);
+        if (tensor.element == Element::kState) to_dtype(inputs[i].type, call.states);
+    }
+    return true;
+}
+
+bool Operator::check(const PluginTensorDesc* inputs, int count) const noexcept {
+    Call call;
+    return fill(inputs, count, call) && check_sizes(*mRow, call);
+}
+
+size_t Operator::workspace(const PluginTensorDesc* inputs, int count) const noexcept {
+    Call call;
+    if (!fill(inputs, count, call)) return 0;
+    if (mRow->kind != OperatorKind::kSelectiveScan) return workspace_bytes(mRow->kind, call);
+    return call.sizes.of[kLength] == 1 ? 0 : static_cast<size_t>(mAttributes.scan_workspace);
+}
+
+bool Operator::check_device() const noexcept { return succeeded(*mRow, aim_kernels::check_device()); }
+
+int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* const* inputs, void* const* outputs,
+                          void* workspace, cudaStream_t stream) const noexcept {
+    Call call;
+    if (!fill(descriptions, input_count(), call)) return 1;
+    for (int i = 0; i < input_count(); ++i) call.inputs[mTensors.inputs[i] - mRow->inputs] = inputs[i];
+    for (int i = 0; i < output_count(); ++i) {
+        call.outputs[i] = outputs[i];
+        // The kernels leave the rows alone that are not active; a state that is not updated in place keeps them so.
+        const int alias = mTensors.outputs[i]->alias;
+        if (alias < 0 || call.sizes.of[kHasActive] == 0 || outputs[i] == inputs[alias]) continue;
+        size_t bytes = aim_kernels::dtype_size(call.states);
+        const nvinfer1::Dims& dims = descriptions[alias].dims;
+        for (int d = 0; d < dims.nbDims; ++d) bytes *= static_cast<size_t>(dims.d[d]);
+        const cudaError_t error = cudaMemcpyAsync(outputs[i], inputs[alias], bytes, cudaMemcpyDeviceToDevice, stream);
+        if (error != cudaSuccess) {
+            log_error(mRow->name, "'%s' could not be copied: %s", mTensors.outputs[i]->name, cudaGetErrorString(error));
+            return 1;
+        }
+    }
+    call.workspace = workspace;
+    const bool scan = mRow->kind == OperatorKind::kSelectiveScan;
+    const bool step = call.sizes.of[kLength] == 1;
+    call.workspace_size =
+        !scan ? workspace_bytes(mRow->kind, call) : (step ? 0 : static_cast<size_t>(mAttributes.scan_workspace));
+    return succeeded(*mRow, launch(mRow->kind, call, stream)) ? 0 : 1;
+}
+
+}  // namespace aim_edge

@@ -1,0 +1,222 @@
+// Generated from plugins/operators.json by plugins/scripts/generate_operator_table.py. Do not edit.
+#pragma once
+
+#include "table.h"
+
+namespace aim_edge {
+
+constexpr int32_t kOperatorVersion = 1;
+
+enum Symbol : int8_t {
+    kOne,
+    kAimEdgeVersion,
+    kActivation,
+    kHasActive,
+    kRows,
+    kLength,
+    kChannels,
+    kDConv,
+    kKind,
+    kNheads,
+    kHeaddim,
+    kDState,
+    kNgroups,
+    kDtSoftplus,
+    kHasZ,
+    kD,
+    kConvDim,
+    kSymbolCount
+};
+
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep };
+
+namespace causal_conv1d {
+enum Input { x, weight, bias, conv_state, active };
+enum Output { y, conv_state_out };
+}  // namespace causal_conv1d
+namespace selective_scan {
+enum Input { x, dt, A, B, C, D, dt_bias, ssm_state, z, active };
+enum Output { y, ssm_state_out };
+}  // namespace selective_scan
+namespace rms_norm_gated {
+enum Input { y, z, weight };
+enum Output { out };
+}  // namespace rms_norm_gated
+namespace mamba2_decode_step {
+enum Input { zxbcdt, conv_weight, conv_bias, A, D, dt_bias, norm_weight, conv_state, ssm_state, active };
+enum Output { out, conv_state_out, ssm_state_out };
+}  // namespace mamba2_decode_step
+
+constexpr OperatorRow kOperators[] = {
+    {
+        "CausalConv1d", OperatorKind::kCausalConv1d,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
+            {"activation", AttributeType::kString, kActivation, 2, {"none", "silu"}},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+        },
+        5, {
+            {"x", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"weight", Element::kFloat32, kOne, -1,
+             {2, {{"channels", 1, {{1, {kChannels, kOne}}}}, {"d_conv", 1, {{1, {kDConv, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"conv_state", Element::kState, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"active", Element::kInt32, kHasActive, -1,
+             {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
+             {}},
+        },
+        2, {
+            {"y", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"conv_state_out", Element::kState, kOne, 3,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "SelectiveScan", OperatorKind::kSelectiveScan,
+        9, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
+            {"kind", AttributeType::kString, kKind, 2, {"mamba1", "mamba2"}},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}},
+            {"d_state", AttributeType::kInt, kDState, 0, {}},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
+            {"dt_softplus", AttributeType::kInt, kDtSoftplus, 2, {"0", "1"}},
+            {"has_z", AttributeType::kInt, kHasZ, 2, {"0", "1"}},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+        },
+        10, {
+            {"x", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"dt", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"A", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {2, {{"nheads", 1, {{1, {kNheads, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}}},
+            {"B", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"ngroups * d_state", 1, {{1, {kNgroups, kDState}}}}}},
+             {}},
+            {"C", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"ngroups * d_state", 1, {{1, {kNgroups, kDState}}}}}},
+             {}},
+            {"D", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"dt_bias", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"ssm_state", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"z", Element::kActivation, kHasZ, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"active", Element::kInt32, kHasActive, -1,
+             {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
+             {}},
+        },
+        2, {
+            {"y", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"ssm_state_out", Element::kState, kOne, 7,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "RmsNormGated", OperatorKind::kRmsNormGated,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
+            {"eps", AttributeType::kFloat, kOne, 0, {}},
+        },
+        3, {
+            {"y", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+            {"z", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+            {"weight", Element::kFloat32, kOne, -1,
+             {1, {{"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"out", Element::kActivation, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"length", 1, {{1, {kLength, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "Mamba2DecodeStep", OperatorKind::kMamba2DecodeStep,
+        8, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}},
+            {"d_state", AttributeType::kInt, kDState, 0, {}},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
+            {"d_conv", AttributeType::kInt, kDConv, 0, {}},
+            {"eps", AttributeType::kFloat, kOne, 0, {}},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+        },
+        10, {
+            {"zxbcdt", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"2 * nheads * headdim + 2 * ngroups * d_state + nheads", 3, {{2, {kNheads, kHeaddim}}, {2, {kNgroups, kDState}}, {1, {kNheads, kOne}}}}}},
+             {}},
+            {"conv_weight", Element::kFloat32, kOne, -1,
+             {2, {{"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv", 1, {{1, {kDConv, kOne}}}}}},
+             {}},
+            {"conv_bias", Element::kFloat32, kOne, -1,
+             {1, {{"conv_dim", 1, {{1, {kConvDim, kOne}}}}}},
+             {}},
+            {"A", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"D", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"dt_bias", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"norm_weight", Element::kFloat32, kOne, -1,
+             {1, {{"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"conv_state", Element::kState, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"active", Element::kInt32, kHasActive, -1,
+             {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
+             {}},
+        },
+        3, {
+            {"out", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"conv_state_out", Element::kState, kOne, 7,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state_out", Element::kState, kOne, 8,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+        },
+    },
+};
+
+constexpr int kOperatorCount = 4;
+
+}  // namespace aim_edge

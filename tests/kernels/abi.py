@@ -1,0 +1,150 @@
+"""plugins/capi/aim_kernels_c.h for ctypes: structs, codes and the library's functions."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
+from pathlib import Path
+
+FLOAT32, FLOAT16, BFLOAT16 = 0, 1, 2
+MAMBA1, MAMBA2 = 1, 2
+SUCCESS, NULL_POINTER, UNSUPPORTED_SHAPE, UNSUPPORTED_DTYPE, BAD_STRIDE = range(5)
+MISALIGNED, WORKSPACE_TOO_SMALL, UNSUPPORTED_ARCH, CUDA_ERROR, VERSION_MISMATCH = range(5, 10)
+
+
+def _strided(name: str) -> list[tuple[str, type]]:
+    return [(name, c_void_p), (f"{name}_row_stride", c_int64), (f"{name}_time_stride", c_int64)]
+
+
+def _each(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Params(ctypes.Structure):
+    """Knows its own size, as the ABI wants it."""
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(**fields)
+        self.size = ctypes.sizeof(self)
+
+
+class CausalConv1dParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows length channels"),
+        *_each(c_int32, "d_conv dtype state_dtype activation"),
+        *_strided("x"),
+        *_each(c_void_p, "weight bias conv_state_in conv_state_out"),
+        *_strided("y"),
+        ("active", c_void_p),
+    ]
+
+
+class SelectiveScanParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows length"),
+        *_each(c_int32, "kind nheads headdim d_state ngroups dtype state_dtype dt_softplus"),
+        *_strided("x"),
+        *_strided("dt"),
+        *_strided("B"),
+        *_strided("C"),
+        *_strided("z"),
+        *_strided("y"),
+        *_each(c_void_p, "A D dt_bias ssm_state_in ssm_state_out active workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
+class RmsNormGatedParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows length d"),
+        *_each(c_int32, "ngroups dtype"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        *_strided("y"),
+        *_strided("z"),
+        ("weight", c_void_p),
+        *_strided("out"),
+        ("active", c_void_p),
+    ]
+
+
+class Mamba2DecodeStepParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("rows", c_int64),
+        *_each(c_int32, "nheads headdim d_state ngroups d_conv dtype conv_state_dtype ssm_state_dtype"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        ("zxbcdt", c_void_p),
+        ("zxbcdt_row_stride", c_int64),
+        *_each(c_void_p, "conv_weight conv_bias A D dt_bias norm_weight"),
+        *_each(c_void_p, "conv_state_in conv_state_out ssm_state_in ssm_state_out out"),
+        ("out_row_stride", c_int64),
+        *_each(c_void_p, "active workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
+OPERATORS: dict[str, type[Params]] = {
+    "causal_conv1d": CausalConv1dParams,
+    "selective_scan": SelectiveScanParams,
+    "rms_norm_gated": RmsNormGatedParams,
+    "mamba2_decode_step": Mamba2DecodeStepParams,
+}
+
+
+class Refused(RuntimeError):
+    """A call that the library did not carry out."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"code {code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Library:
+    """libaim_kernels, or the same sources built for the CPU emulator."""
+
+    def __init__(self, path: Path) -> None:
+        self._c = ctypes.CDLL(str(path))
+        for name, params in OPERATORS.items():
+            getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
+        for name in ("selective_scan", "mamba2_decode_step"):
+            function = getattr(self._c, f"aim_{name}_workspace")
+            function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
+        for name in ("last_error", "status_message", "supported_archs"):
+            getattr(self._c, f"aim_{name}").restype = ctypes.c_char_p
+        self._c.aim_status_message.argtypes = [c_int]
+
+    def code(self, name: str, params: Params | None, stream: int = 0) -> int:
+        return int(getattr(self._c, f"aim_{name}")(None if params is None else ctypes.byref(params), stream))
+
+    def call(self, name: str, params: Params, stream: int = 0) -> None:
+        self._check(self.code(name, params, stream))
+
+    def workspace(self, name: str, params: Params) -> int:
+        size = c_uint64()
+        self._check(getattr(self._c, f"aim_{name}_workspace")(ctypes.byref(params), ctypes.byref(size)))
+        return size.value
+
+    def check_device(self) -> None:
+        self._check(self._c.aim_check_device())
+
+    def last_error(self) -> str:
+        return str(self._c.aim_last_error().decode())
+
+    def status_message(self, code: int) -> str:
+        return str(self._c.aim_status_message(code).decode())
+
+    def supported_archs(self) -> str:
+        return str(self._c.aim_supported_archs().decode())
+
+    def version(self) -> int:
+        return int(self._c.aim_version())
+
+    def _check(self, code: int) -> None:
+        if code != SUCCESS:
+            raise Refused(code, self.last_error())

@@ -1,0 +1,117 @@
+"""What the kernels compute, in float64 NumPy, one time step after the other.
+
+Arrays are (rows, L, ...) as in plugins/include/aim_kernels. Nothing here is fast; every line is the definition.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def silu(v: Array) -> Array:
+    return v / (1.0 + np.exp(-v))
+
+
+def softplus(v: Array) -> Array:
+    return np.logaddexp(0.0, v)
+
+
+def causal_conv1d(
+    x: Array, weight: Array, bias: Array | None, conv_state: Array, apply_silu: bool
+) -> tuple[Array, Array]:
+    """x (rows, L, channels), weight (channels, d_conv), conv_state (rows, channels, d_conv - 1), oldest input first.
+
+    Returns y (rows, L, channels) and the final conv_state.
+    """
+    y = np.empty_like(x)
+    window = conv_state.copy()
+    for t in range(x.shape[1]):
+        full = np.concatenate([window, x[:, t, :, None]], axis=2)
+        y[:, t] = (full * weight).sum(axis=2)
+        window = full[:, :, 1:]
+    if bias is not None:
+        y += bias
+    return (silu(y) if apply_silu else y), window
+
+
+def selective_scan(
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None,
+    dt_bias: Array | None,
+    dt_softplus: bool,
+    z: Array | None,
+    ssm_state: Array,
+) -> tuple[Array, Array]:
+    """x, z (rows, L, nheads, headdim), dt (rows, L, nheads), B, C (rows, L, ngroups, d_state), D, dt_bias (nheads).
+
+    A is (nheads) for Mamba-2, and (channels, d_state) for Mamba-1, whose channels are heads of headdim 1.
+    Returns y like x and the final ssm_state (rows, nheads, headdim, d_state).
+    """
+    nheads = x.shape[2]
+    heads_per_group = nheads // B.shape[2]
+    per_head_A = A[:, None, None] if A.ndim == 1 else A[:, None, :]  # (nheads, 1, 1 or d_state)
+    y = np.empty_like(x)
+    state = ssm_state.copy()
+    for t in range(x.shape[1]):
+        delta = dt[:, t] + (0.0 if dt_bias is None else dt_bias)
+        if dt_softplus:
+            delta = softplus(delta)
+        delta = delta[:, :, None, None]
+        b = np.repeat(B[:, t], heads_per_group, axis=1)[:, :, None, :]
+        c = np.repeat(C[:, t], heads_per_group, axis=1)[:, :, None, :]
+        state = np.exp(delta * per_head_A) * state + delta * x[:, t, :, :, None] * b
+        y[:, t] = (state * c).sum(axis=3)
+    if D is not None:
+        y += D[:, None] * x
+    return (y if z is None else y * silu(z)), state
+
+
+def rms_norm_gated(y: Array, z: Array | None, weight: Array, ngroups: int, eps: float) -> Array:
+    """y, z (rows, L, d), weight (d)."""
+    gated = y if z is None else y * silu(z)
+    groups = gated.reshape(*gated.shape[:-1], ngroups, -1)
+    scaled = groups / np.sqrt((groups**2).mean(axis=-1, keepdims=True) + eps)
+    out: Array = scaled.reshape(gated.shape) * weight
+    return out
+
+
+def mamba2_decode_step(
+    zxbcdt: Array,
+    conv_weight: Array,
+    conv_bias: Array | None,
+    A: Array,
+    D: Array | None,
+    dt_bias: Array | None,
+    norm_weight: Array,
+    conv_state: Array,
+    ssm_state: Array,
+    ngroups: int,
+    eps: float,
+) -> tuple[Array, Array, Array]:
+    """zxbcdt (rows, d_in_proj). Returns out (rows, d_inner), conv_state and ssm_state."""
+    rows, nheads, headdim, d_state = ssm_state.shape
+    d_inner, bc = nheads * headdim, ngroups * d_state
+    z, xbc, dt = np.split(zxbcdt[:, None], [d_inner, 2 * d_inner + 2 * bc], axis=2)
+    xbc, conv_state = causal_conv1d(xbc, conv_weight, conv_bias, conv_state, apply_silu=True)
+    x, B, C = np.split(xbc, [d_inner, d_inner + bc], axis=2)
+    y, ssm_state = selective_scan(
+        x.reshape(rows, 1, nheads, headdim),
+        dt,
+        A,
+        B.reshape(rows, 1, ngroups, d_state),
+        C.reshape(rows, 1, ngroups, d_state),
+        D,
+        dt_bias,
+        True,
+        None,
+        ssm_state,
+    )
+    out = rms_norm_gated(y.reshape(rows, 1, d_inner), z, norm_weight, ngroups, eps)
+    return out[:, 0], conv_state, ssm_state

@@ -1,0 +1,99 @@
+"""Every kernel once over small sizes, for compute-sanitizer, under which the whole test table would take too long.
+
+    PYTHONPATH=tests compute-sanitizer --tool memcheck python -m kernels.sanitizer_driver
+
+The sizes reach every kernel variant: each tile of the chunked scan, each shape of the recurrence, wide and narrow
+copies, one and several segments, ragged ends. Results are compared too: a tool that made the kernels fail is no proof.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from kernels import decode_case, scan_case, test_causal_conv1d, test_rms_norm_gated
+from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, MAMBA1, Library
+from kernels.decode_case import DecodeCase
+from kernels.harness import CudaMemory, Device, decode, encode, relative_error
+from kernels.scan_case import ScanCase
+from kernels.tolerances import BOUND, state_bound
+
+CHUNKED = ScanCase(rows=1, length=130, nheads=2, ngroups=1, headdim=32, d_state=64, dtype=BFLOAT16)
+RECURRENT = ScanCase(rows=1, length=70, nheads=2, ngroups=2, headdim=48, d_state=64)
+MAMBA1_CASE = ScanCase(name="mamba1", kind=MAMBA1, rows=2, length=70, nheads=40, headdim=1, d_state=16, ngroups=1)
+SCANS = [
+    *(CHUNKED.but(headdim=p, d_state=n) for p, n in ((32, 64), (64, 48), (32, 128), (80, 112), (48, 144))),
+    CHUNKED.but(dtype=FLOAT16, layout="packed", in_place=True),
+    CHUNKED.but(layout="odd", rows=2, inactive=True),
+    CHUNKED.but(workspace=False, gate=False, skip=False, dt_bias=False, initial_state=False),
+    CHUNKED.but(length=33, state_dtype=FLOAT16),
+    *(RECURRENT.but(d_state=n) for n in (16, 32, 64, 112, 240)),
+    RECURRENT.but(length=5, dtype=FLOAT16, layout="packed", state_dtype=FLOAT16, in_place=True),
+    RECURRENT.but(layout="odd", rows=2, inactive=True, workspace=False),
+    *(MAMBA1_CASE.but(d_state=n) for n in (16, 32, 48, 128, 256)),
+    MAMBA1_CASE.but(length=1, dtype=BFLOAT16, inactive=True, in_place=True),
+    *(RECURRENT.but(length=1, d_state=n, state_dtype=s) for n in (16, 64, 112, 240) for s in (FLOAT32, FLOAT16)),
+    RECURRENT.but(length=1, rows=3, layout="odd", inactive=True, in_place=True),
+]
+DECODES = [
+    *(DecodeCase(rows=2, nheads=3, headdim=16, d_state=n, ssm_state_dtype=s)
+      for n in (16, 48, 112, 240) for s in (FLOAT32, FLOAT16)),
+    DecodeCase(rows=3, ngroups=2, dtype=FLOAT16, in_place=True, inactive=True, padding=3, d_conv=2),
+    DecodeCase(rows=2, headdim=80, dtype=BFLOAT16, conv_state_dtype=FLOAT16, conv_bias=False, skip=False),
+]  # fmt: skip
+CONVS = [
+    test_causal_conv1d.BASE.but(dtype=dtype, length=length, d_conv=d_conv, in_place=True, inactive=inactive)
+    for dtype in (FLOAT32, FLOAT16, BFLOAT16)
+    for length, d_conv, inactive in ((1, 4, True), (2, 3, False), (37, 4, False), (37, 2, True))
+]
+NORMS = [
+    test_rms_norm_gated.BASE.but(dtype=dtype, d=d, ngroups=2, inactive=inactive, in_place=inactive)
+    for dtype in (FLOAT32, FLOAT16, BFLOAT16)
+    for d, inactive in ((256, False), (50, True))
+]
+
+
+def check(name: str, error: float, bound: float) -> None:
+    if not error <= bound:
+        sys.exit(f"{name}: relative error {error} is over {bound}")
+
+
+def main() -> None:
+    device = Device(Library(Path(os.environ["AIM_KERNELS_LIBRARY"])), CudaMemory(), emulated=False)
+    for scan in SCANS:
+        inputs = scan_case.draw(scan, seed=21)
+        outputs = scan_case.run(device, scan, inputs)
+        y, state = scan_case.expected(scan, inputs)
+        live = inputs.active
+        check(f"scan {scan}", relative_error(outputs.y[live], y[live]), BOUND[scan.dtype])
+        state_error = relative_error(outputs.state[live], state[live])
+        check(f"scan state {scan}", state_error, state_bound(scan.dtype, scan.state_dtype))
+        device.release()
+    for case in DECODES:
+        weights = decode_case.draw_weights(case, seed=1)
+        conv, ssm = decode_case.draw_states(case, seed=2)
+        zxbcdt = decode_case.draw_input(case, seed=3)
+        active = np.arange(case.rows) % 2 == 1 if case.inactive else np.ones(case.rows, bool)
+        buffers = decode_case.place(device, case, weights, conv, ssm, active if case.inactive else None)
+        padded = np.concatenate([zxbcdt, np.full((case.rows, case.padding), np.nan)], axis=1)
+        buffers.zxbcdt.fill(encode(padded, case.dtype))
+        device.run("mamba2_decode_step", buffers.params)
+        out, _, state = decode_case.expected(case, weights, zxbcdt, conv, ssm)
+        found = decode(buffers.out.read())[:, : case.d_inner]
+        check(f"decode {case}", relative_error(found[active], out[active]), BOUND[case.dtype])
+        found = decode(buffers.ssm_state_out.read())
+        check(f"decode state {case}", relative_error(found[active], state[active]), BOUND[case.ssm_state_dtype])
+        device.release()
+    for conv_case in CONVS:
+        test_causal_conv1d.test_matches_the_reference(device, conv_case)
+        device.release()
+    for norm_case in NORMS:
+        test_rms_norm_gated.test_matches_the_reference(device, norm_case)
+        device.release()
+    sys.stdout.write(f"{len(SCANS) + len(DECODES) + len(CONVS) + len(NORMS)} calls, all within bounds\n")
+
+
+if __name__ == "__main__":
+    main()

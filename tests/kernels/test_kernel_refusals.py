@@ -1,0 +1,118 @@
+"""What the library refuses, and that it says what it found and what it supports. Nothing here reaches a kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kernels import abi
+from kernels.abi import Library, Params
+from kernels.harness import Device
+
+SOME = 1 << 20  # an address that no refused call looks at
+CONV = {"rows": 1, "length": 1, "channels": 8, "d_conv": 4} | dict.fromkeys(("x", "weight", "y"), SOME)
+SCAN = {"rows": 1, "length": 4, "kind": abi.MAMBA2, "nheads": 4, "headdim": 16, "d_state": 16, "ngroups": 1}
+SCAN |= dict.fromkeys(("x", "dt", "B", "C", "A", "y"), SOME) | {"y_row_stride": 256, "y_time_stride": 64}
+NORM = {"rows": 1, "length": 1, "d": 8, "ngroups": 1} | dict.fromkeys(("y", "weight", "out"), SOME)
+DECODE = {"rows": 1, "nheads": 4, "headdim": 16, "d_state": 16, "ngroups": 1, "d_conv": 4}
+DECODE |= dict.fromkeys(("zxbcdt", "conv_weight", "A", "norm_weight", "conv_state_in", "conv_state_out"), SOME)
+DECODE |= dict.fromkeys(("ssm_state_in", "ssm_state_out", "out", "workspace"), SOME) | {"workspace_size": 1 << 20}
+BASES = {"causal_conv1d": CONV, "selective_scan": SCAN, "rms_norm_gated": NORM, "mamba2_decode_step": DECODE}
+
+# Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
+REFUSED = [
+    ("causal_conv1d", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
+    ("causal_conv1d", "d_conv", 5, abi.UNSUPPORTED_SHAPE, ["d_conv is 5", "2, 3, 4"]),
+    ("causal_conv1d", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("causal_conv1d", "state_dtype", abi.BFLOAT16, abi.UNSUPPORTED_DTYPE, ["conv_state", "float16"]),
+    ("causal_conv1d", "activation", 3, abi.UNSUPPORTED_SHAPE, ["activation is 3", "silu"]),
+    ("causal_conv1d", "x", None, abi.NULL_POINTER, ["x is null"]),
+    ("causal_conv1d", "weight", None, abi.NULL_POINTER, ["weight is null"]),
+    ("causal_conv1d", "x_row_stride", -1, abi.BAD_STRIDE, ["-1", "0 or more"]),
+    ("selective_scan", "headdim", 8, abi.UNSUPPORTED_SHAPE, ["headdim is 8", "16, 32, 48", "128"]),
+    ("selective_scan", "headdim", 144, abi.UNSUPPORTED_SHAPE, ["headdim is 144", "128"]),
+    ("selective_scan", "d_state", 20, abi.UNSUPPORTED_SHAPE, ["d_state is 20", "256"]),
+    ("selective_scan", "d_state", 272, abi.UNSUPPORTED_SHAPE, ["d_state is 272", "256"]),
+    ("selective_scan", "ngroups", 3, abi.UNSUPPORTED_SHAPE, ["ngroups is 3", "nheads is 4"]),
+    ("selective_scan", "ngroups", 0, abi.UNSUPPORTED_SHAPE, ["ngroups is 0"]),
+    ("selective_scan", "kind", 0, abi.UNSUPPORTED_SHAPE, ["kind is 0", "Mamba-1"]),
+    ("selective_scan", "kind", abi.MAMBA1, abi.UNSUPPORTED_SHAPE, ["headdim is 16", "Mamba-1"]),
+    ("selective_scan", "length", -2, abi.UNSUPPORTED_SHAPE, ["length is -2"]),
+    ("selective_scan", "nheads", 0, abi.UNSUPPORTED_SHAPE, ["nheads is 0"]),
+    ("selective_scan", "state_dtype", abi.BFLOAT16, abi.UNSUPPORTED_DTYPE, ["ssm_state", "float16"]),
+    ("selective_scan", "A", None, abi.NULL_POINTER, ["A is null"]),
+    ("selective_scan", "y_time_stride", 8, abi.BAD_STRIDE, ["y has strides", "64 or more"]),
+    ("selective_scan", "ssm_state_out", SOME + 4, abi.MISALIGNED, ["ssm_state_out", "16"]),
+    ("selective_scan", "workspace_size", 8, abi.NULL_POINTER, ["workspace is null"]),
+    ("rms_norm_gated", "ngroups", 3, abi.UNSUPPORTED_SHAPE, ["ngroups is 3", "d is 8"]),
+    ("rms_norm_gated", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
+    ("rms_norm_gated", "out", None, abi.NULL_POINTER, ["out is null"]),
+    ("mamba2_decode_step", "headdim", 12, abi.UNSUPPORTED_SHAPE, ["headdim is 12", "128"]),
+    ("mamba2_decode_step", "d_conv", 1, abi.UNSUPPORTED_SHAPE, ["d_conv is 1", "2, 3, 4"]),
+    ("mamba2_decode_step", "ssm_state_in", None, abi.NULL_POINTER, ["ssm_state_in is null"]),
+    ("mamba2_decode_step", "ssm_state_in", SOME + 8, abi.MISALIGNED, ["ssm_state_in", "16"]),
+    ("mamba2_decode_step", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes", "256"]),
+    ("mamba2_decode_step", "conv_state_dtype", 9, abi.UNSUPPORTED_DTYPE, ["conv_state", "9"]),
+    *((name, "size", 8, abi.VERSION_MISMATCH, ["8 bytes", "expects"]) for name in BASES),
+]
+
+
+def params_for(name: str, **changes: Any) -> Params:
+    params = abi.OPERATORS[name](**BASES[name])
+    for field, value in changes.items():
+        setattr(params, field, value)
+    return params
+
+
+@pytest.mark.parametrize(("name", "field", "value", "code", "words"), REFUSED)
+def test_a_wrong_field_is_refused(
+    device: Device, name: str, field: str, value: object, code: int, words: list[str]
+) -> None:
+    assert device.library.code(name, params_for(name, **{field: value})) == code
+    message = device.library.last_error()
+    assert message.startswith(name)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_no_params_at_all_are_refused(device: Device, name: str) -> None:
+    assert device.library.code(name, None) == abi.NULL_POINTER
+    assert "params is null" in device.library.last_error()
+
+
+def test_a_workspace_is_asked_for_without_pointers(device: Device) -> None:
+    shapes = {key: value for key, value in SCAN.items() if value != SOME}
+    assert device.library.workspace("selective_scan", abi.SelectiveScanParams(**shapes)) >= 0
+    with pytest.raises(abi.Refused, match="d_state is 8"):
+        device.library.workspace("selective_scan", abi.SelectiveScanParams(**{**shapes, "d_state": 8}))
+
+
+def test_the_library_describes_itself(device: Device) -> None:
+    assert device.library.version() >= 100
+    assert all(part.isdigit() for part in device.library.supported_archs().split(","))
+    codes = range(abi.VERSION_MISMATCH + 1)
+    assert len({device.library.status_message(code) for code in codes}) == len(codes)
+    assert device.library.status_message(99) == "unknown status"
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_the_library_was_not_built_for_is_refused() -> None:
+    path = os.environ.get("AIM_KERNELS_OTHER_ARCH_LIBRARY")
+    if not path:
+        pytest.skip("AIM_KERNELS_OTHER_ARCH_LIBRARY names no library without code for this GPU: NOT tested here")
+    other = Library(Path(path))
+    built_for = other.supported_archs()
+    for name in BASES:
+        assert other.code(name, params_for(name)) == abi.UNSUPPORTED_ARCH
+        message = other.last_error()
+        assert "compute capability" in message and built_for in message
+
+
+def test_struct_sizes_are_those_of_the_header() -> None:
+    """The header has no padding to disagree on: every field is 4 or 8 bytes, and fours come in pairs."""
+    for params in abi.OPERATORS.values():
+        fields = sum(ctypes.sizeof(kind) for _, kind in params._fields_)
+        assert ctypes.sizeof(params) == fields

@@ -1,0 +1,215 @@
+"""Graphs of one operator for ONNX Runtime, and what they must give: by the table, on random numbers.
+
+A graph takes float32 and casts to and from the operator's own types, so that NumPy need not know bfloat16 and ONNX
+Runtime's type inference meets them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kernels import reference
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+Arrays = dict[str, NDArray[Any]]
+
+TABLE: dict[str, Any] = json.loads((Path(__file__).parents[2] / "plugins" / "operators.json").read_text())["operators"]
+DOMAIN = "aim_edge"
+ELEMENTS = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE,
+    "int32": TensorProto.INT32,
+}
+BOUNDS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+# All different, so that no two dimensions can be taken for one another.
+SIZES = {"nheads": 6, "headdim": 16, "d_state": 32, "ngroups": 2, "d_conv": 4}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with its attributes, sizes and types."""
+
+    operator: str
+    attributes: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    activations: str = "float32"
+    states: str = "float32"
+
+    def __str__(self) -> str:
+        options = [f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "has_z", "has_active")]
+        length = f"L={self.sizes.get('length', 1)}"
+        return " ".join([self.operator, f"{self.activations}/{self.states}", length, *options])
+
+    def inputs(self) -> list[dict[str, Any]]:
+        return [t for t in TABLE[self.operator]["inputs"] if self.attributes.get(t.get("if", ""), 1)]
+
+    def outputs(self) -> list[dict[str, Any]]:
+        outputs: list[dict[str, Any]] = TABLE[self.operator]["outputs"]
+        return outputs
+
+    def dtype(self, tensor: Mapping[str, Any]) -> str:
+        name: str = tensor["dtype"]
+        return {"T": self.activations, "S": self.states}.get(name, name)
+
+    def shape(self, tensor: Mapping[str, Any]) -> tuple[int, ...]:
+        mamba1 = self.attributes.get("kind") == "mamba1"
+        texts = tensor.get("mamba1_shape", tensor["shape"]) if mamba1 else tensor["shape"]
+        return tuple(eval(text, {}, dict(self.sizes)) for text in texts)
+
+
+def make_case(operator: str, activations: str, states: str, length: int = 1, rows: int = 3, **options: Any) -> Case:
+    """A case of SIZES; `options` are attributes that differ from the plainest."""
+    sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
+    if options.get("kind") == "mamba1":
+        sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
+    sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
+    plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
+    plain |= {"aim_edge_version": 1, **sizes}
+    attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
+    return Case(operator, attributes, sizes, activations, states)
+
+
+def all_cases() -> list[Case]:
+    """Every operator in every pair of types, with and without what is optional."""
+    cases = []
+    for activations in ("float32", "float16", "bfloat16"):
+        cases.append(make_case("RmsNormGated", activations, "float32", 5))
+        for states in ("float32", "float16"):
+            types = (activations, states)
+            cases += [
+                make_case("CausalConv1d", *types, 5),
+                make_case("CausalConv1d", *types, 1, activation="none", has_active=1),
+                make_case("SelectiveScan", *types, 1),
+                make_case("SelectiveScan", *types, 7, has_active=1),
+                make_case("SelectiveScan", *types, 7, has_z=1, dt_softplus=0),
+                make_case("SelectiveScan", *types, 70, rows=2, has_z=1, has_active=1),
+                make_case("SelectiveScan", *types, 6, kind="mamba1", has_z=1),
+                make_case("Mamba2DecodeStep", *types),
+                make_case("Mamba2DecodeStep", *types, has_active=1),
+            ]
+    return cases
+
+
+def make_model(case: Case, attributes: Mapping[str, Any] | None = None, known: bool = True) -> bytes:
+    """The graph of a case.
+
+    Args:
+        case: the operator.
+        attributes: of the node, in place of the case's; None as a value leaves one out.
+        known: whether the graph gives the shapes of its inputs.
+    """
+    given = {k: v for k, v in {**case.attributes, **(attributes or {})}.items() if v is not None}
+    nodes, ins, outs = [], [], []
+    for tensor in case.inputs():
+        element = "int32" if tensor["dtype"] == "int32" else "float32"
+        name, shape = tensor["name"], case.shape(tensor)
+        by_name = ["rows", *shape[1:]] if tensor["shape"][0] == "rows" else shape
+        ins.append(helper.make_tensor_value_info(name, ELEMENTS[element], by_name if known else None))
+        nodes.append(helper.make_node("Cast", [name], [f"{name}_cast"], to=ELEMENTS[case.dtype(tensor)]))
+    names = [f"{tensor['name']}_cast" for tensor in case.inputs()]
+    results = [f"{tensor['name']}_own" for tensor in case.outputs()]
+    nodes.append(helper.make_node(case.operator, names, results, name="the_node", domain=DOMAIN, **given))
+    for tensor, own in zip(case.outputs(), results, strict=True):
+        nodes.append(helper.make_node("Cast", [own], [f"{tensor['name']}_out"], to=TensorProto.FLOAT))
+        outs.append(helper.make_tensor_value_info(f"{tensor['name']}_out", TensorProto.FLOAT, None))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(helper.make_graph(nodes, "case", ins, outs), opset_imports=opsets, ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def rounded(array: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """To the nearest number of a dtype, in float32."""
+    if dtype == "bfloat16":
+        bits = array.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return array.astype(dtype).astype(np.float32)
+
+
+def make_feeds(case: Case, seed: int = 0) -> Arrays:
+    """Random inputs that the operator's types hold exactly; row 1 is the inactive one."""
+    random = np.random.default_rng(seed)
+    feeds: Arrays = {}
+    for tensor in case.inputs():
+        shape = case.shape(tensor)
+        values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.7)
+        if tensor["name"] == "A":
+            values = -np.exp(values)
+        if tensor["name"] in ("dt", "dt_bias") and not case.attributes.get("dt_softplus", 1):
+            values = np.abs(values) * np.float32(0.1)
+        if tensor["dtype"] == "int32":
+            feeds[tensor["name"]] = (np.arange(shape[0]) != 1).astype(np.int32)
+        else:
+            feeds[tensor["name"]] = rounded(values, case.dtype(tensor))
+    return feeds
+
+
+def expected(case: Case, feeds: Arrays) -> list[NDArray[np.float64]]:
+    """The outputs in float64. An inactive row of a state is as it was; one of another output means nothing."""
+    f = {name: value.astype(np.float64) for name, value in feeds.items() if name != "active"}
+    made = _EXPECTED[case.operator](case, f)
+    active = feeds.get("active", np.ones(case.sizes["rows"], np.int32)) != 0
+    for tensor, value in zip(case.outputs(), made, strict=True):
+        value[~active] = f[tensor["aliases"]][~active] if "aliases" in tensor else np.nan
+    return made
+
+
+def _conv(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    silu = case.attributes["activation"] == "silu"
+    return list(reference.causal_conv1d(f["x"], f["weight"], f["bias"], f["conv_state"], silu))
+
+
+def _scan(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    a = case.attributes
+    heads, groups = (a["nheads"], a["headdim"]), (a["ngroups"], a["d_state"])
+    lead = f["x"].shape[:2]
+    z = f["z"].reshape(*lead, *heads) if "z" in f else None
+    y, state = reference.selective_scan(
+        f["x"].reshape(*lead, *heads), f["dt"], f["A"], f["B"].reshape(*lead, *groups), f["C"].reshape(*lead, *groups),
+        f["D"], f["dt_bias"], bool(a["dt_softplus"]), z, f["ssm_state"],
+    )  # fmt: skip
+    return [y.reshape(f["x"].shape), state]
+
+
+def _norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    a = case.attributes
+    return [reference.rms_norm_gated(f["y"], f["z"], f["weight"], a["ngroups"], a["eps"])]
+
+
+def _step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    return list(reference.mamba2_decode_step(**f, ngroups=case.attributes["ngroups"], eps=case.attributes["eps"]))
+
+
+_EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
+    "CausalConv1d": _conv,
+    "SelectiveScan": _scan,
+    "RmsNormGated": _norm,
+    "Mamba2DecodeStep": _step,
+}
+
+
+def failures(case: Case, feeds: Arrays, found: Sequence[NDArray[np.float32]]) -> list[str]:
+    """What of the outputs is not as expected, in words. A state is no better than what went into it."""
+    bad = []
+    for tensor, got, want in zip(case.outputs(), found, expected(case, feeds), strict=True):
+        checked = ~np.isnan(want)
+        bound = max(BOUNDS[case.activations], BOUNDS[case.dtype(tensor)])
+        if got.shape != want.shape:
+            bad.append(f"{tensor['name']}: shape {got.shape}; expected {want.shape}")
+            continue
+        error = np.abs(got[checked] - want[checked]).max() / np.abs(want[checked]).max()
+        if not error <= bound:
+            bad.append(f"{tensor['name']}: relative error {error:.2e}; allowed {bound:.0e}")
+        if "aliases" in tensor and "active" in feeds:
+            idle = feeds["active"] == 0
+            if not np.array_equal(got[idle], feeds[tensor["aliases"]][idle]):
+                bad.append(f"{tensor['name']}: inactive rows changed")
+    return bad

@@ -1,0 +1,103 @@
+"""The ONNX Runtime operators on the CPU, over emulated kernels: types, shapes, states in place, errors at run time."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from plugin_needs import OUT, missing
+
+ort = pytest.importorskip("onnxruntime", reason="NOT RUN: needs onnxruntime")
+pytest.importorskip("onnx", reason="NOT RUN: needs onnx")
+
+import ort_cases  # noqa: E402
+from ort_build import build_emulated, headers  # noqa: E402
+from ort_cases import Case, make_case, make_feeds, make_model  # noqa: E402
+
+from aim_edge.plugins import toolkit  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def options(compiler: toolkit.Toolkit) -> Any:
+    if shutil.which("g++") is None:
+        missing("g++, for the emulated kernels")
+    library = build_emulated(OUT / "ort-emulated", headers(), compiler.include)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.register_custom_ops_library(str(library))
+    return options
+
+
+def open_session(model: bytes | str, options: Any) -> Any:
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("case", ort_cases.all_cases(), ids=str)
+def test_operator(case: Case, options: Any) -> None:
+    feeds = make_feeds(case)
+    session = open_session(make_model(case), options)
+    assert ort_cases.failures(case, feeds, session.run(None, feeds)) == []
+
+
+def test_shapes_are_inferred(options: Any, tmp_path: Path) -> None:
+    case = make_case("Mamba2DecodeStep", "float16", "float32")
+    shapes = [output.shape for output in open_session(make_model(case), options).get_outputs()]
+    assert shapes == [["rows", 96], ["rows", 224, 3], ["rows", 6, 16, 32]]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("dt", (3, 7, 5), r"'dt' has shape \(3, 7, 5\); expected \(rows, length, nheads\), here \(3, 7, 6\)"),
+        ("B", (3, 6, 64), r"'B' has shape \(3, 6, 64\); expected .*, here \(3, 7, 64\)"),
+        ("ssm_state", (3, 6, 32, 16), r"'ssm_state' has shape \(3, 6, 32, 16\); .* here \(3, 6, 16, 32\)"),
+        ("x", (3, 96), r"'x' has shape \(3, 96\); expected \(rows, length, nheads \* headdim\)"),
+        ("x", (3, 0, 96), r"'x' has shape \(3, 0, 96\); expected .*, here \(3, any, 96\)"),
+        ("D", (), r"'D' has shape \(\); expected \(nheads\), here \(6\)"),
+        ("active", (2,), r"'active' has shape \(2\); expected \(rows\), here \(3\)"),
+    ],
+)
+def test_a_wrong_shape_is_refused_at_run_time(name: str, shape: tuple[int, ...], message: str, options: Any) -> None:
+    case = make_case("SelectiveScan", "float32", "float32", 7, has_active=1)
+    session = open_session(make_model(case, known=False), options)
+    feeds = make_feeds(case)
+    wrong = {**feeds, name: np.zeros(shape, feeds[name].dtype)}
+    with pytest.raises(Exception, match=r"aim_edge.SelectiveScan 'the_node': " + message):
+        session.run(None, wrong)
+    assert ort_cases.failures(case, feeds, session.run(None, feeds)) == []
+
+
+@pytest.mark.parametrize(
+    ("lowering", "precision"), [("plugin", "float32"), ("plugin-fused", "float32"), ("plugin-fused", "float16")]
+)
+def test_the_demo(lowering: str, precision: str, options: Any, tmp_path: Path) -> None:
+    """The graphs without bodies and with them give what the bodies give where the library is not."""
+    pytest.importorskip("torch", reason="NOT RUN: needs torch, to export the demo")
+    from ort_decode import decode, differences
+
+    from aim_edge.export import export_bundle
+    from aim_edge.runtime import Bundle
+
+    bundle = Bundle.open(
+        export_bundle("demo", tmp_path / "demo", lowering=lowering, precision=precision, state_dtype=precision)
+    )
+    labels = np.array([3])
+    tokens = np.random.default_rng(0).integers(0, bundle.manifest.contract.dims.vocab_size, (1, 5))
+
+    def decoded(graph: str, options: Any) -> Any:
+        return decode(bundle, lambda file: open_session(str(bundle.path / file), options), labels, tokens, graph)
+
+    wanted, states = decoded("step", ort.SessionOptions())
+    exact = precision == "float32"
+    for graph in ("step.trt", "scan.trt", "step"):
+        found, after = decoded(graph, options)
+        told = differences(found, wanted)
+        assert told["cosine"] > (0.999999 if exact else 0.9999), (graph, told)
+        assert told["norm_ratio"] < (1e-4 if exact else 0.01), (graph, told)
+        for name, value in states.items():
+            error = np.abs(after[name].astype(np.float32) - value).max() / np.abs(value).max()
+            assert error <= (1e-4 if exact else 2e-2), (graph, name)

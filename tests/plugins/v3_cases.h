@@ -1,0 +1,189 @@
+// Calls of the four operators: attributes, random inputs, and the outputs that the reference gives.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "v3_reference.h"
+#include "v3_tensors.h"
+
+// One attribute; text where it is a string, real where it is a float, else an integer.
+struct Attribute {
+    std::string name;
+    int64_t integer = 0;
+    bool is_real = false;
+    float real = 0.0f;
+    std::string text;
+};
+
+inline Attribute number(std::string name, int64_t value) { return {std::move(name), value, false, 0.0f, ""}; }
+inline Attribute real(std::string name, float value) { return {std::move(name), 0, true, value, ""}; }
+inline Attribute text(std::string name, std::string value) {
+    return {std::move(name), 0, false, 0.0f, std::move(value)};
+}
+
+struct Case {
+    std::string op, name;
+    std::vector<Attribute> attributes;
+    std::vector<Tensor> inputs;
+    std::vector<Tensor> outputs;  // with the expected values
+    std::vector<double> bounds;   // of the relative error, one an output
+    std::vector<int> aliases;     // the input that an output may overwrite, or -1
+    bool sequence = true;         // dimensions 0 and 1 are rows and length; else 0 alone is open
+};
+
+struct Types {
+    DataType activations, states;
+};
+
+inline double bound_of(DataType type) {
+    return type == DataType::kFLOAT ? 1e-5 : type == DataType::kHALF ? 2e-3 : 1e-2;
+}
+inline double state_bound(const Types& types) { return std::fmax(bound_of(types.activations), bound_of(types.states)); }
+
+class Draw {
+public:
+    explicit Draw(unsigned seed) : mEngine(seed) {}
+    double normal() { return mNormal(mEngine); }
+    double uniform(double low, double high) { return low + (high - low) * mUniform(mEngine); }
+    Tensor normal(const char* name, DataType type, std::vector<int64_t> shape, double scale = 1.0) {
+        return make_tensor(name, type, std::move(shape), [&] { return normal() * scale; });
+    }
+    Tensor uniform(const char* name, std::vector<int64_t> shape, double low, double high) {
+        return make_tensor(name, DataType::kFLOAT, std::move(shape), [&] { return uniform(low, high); });
+    }
+    // Time steps between 0.001 and 0.1 after softplus, as Mamba is initialised.
+    Tensor dt_bias(int64_t nheads, bool softplus = true) {
+        if (!softplus) return uniform("dt_bias", {nheads}, 1e-3, 1e-2);
+        return make_tensor("dt_bias", DataType::kFLOAT, {nheads}, [&] {
+            const double step = std::exp(uniform(std::log(1e-3), std::log(1e-1)));
+            return step + std::log(-std::expm1(-step));
+        });
+    }
+
+private:
+    std::mt19937 mEngine;
+    std::normal_distribution<double> mNormal{0.0, 1.0};
+    std::uniform_real_distribution<double> mUniform{0.0, 1.0};
+};
+
+// Rows that are not active keep their state; what they give is not defined, which NaN stands for.
+inline Tensor activity(int64_t rows) {
+    int64_t row = 0;
+    return make_tensor("active", DataType::kINT32, {rows}, [&] { return row++ % 2 == 0 ? 1.0 : 0.0; });
+}
+
+inline void restore_inactive(const Tensor& active, const Tensor& before, std::vector<double>& after) {
+    const size_t each = before.count() / active.count();
+    for (size_t r = 0; r < active.count(); ++r) {
+        for (size_t i = r * each; active.values[r] == 0.0 && i < (r + 1) * each; ++i) after[i] = before.values[i];
+    }
+}
+
+inline void forget_inactive(const Tensor& active, std::vector<double>& given) {
+    const size_t each = given.size() / active.count();
+    for (size_t i = 0; i < given.size(); ++i) given[i] = active.values[i / each] == 0.0 ? NAN : given[i];
+}
+
+inline Case conv_case(const char* name, Types types, reference::ConvSizes n, bool silu, bool masked) {
+    Draw draw(11);
+    Case made{"CausalConv1d", name, {}, {}, {}, {bound_of(types.activations), state_bound(types)}, {-1, 3}};
+    made.attributes = {number("aim_edge_version", 1), text("activation", silu ? "silu" : "none"),
+                       number("has_active", masked)};
+    made.inputs = {draw.normal("x", types.activations, {n.rows, n.length, n.channels}),
+                   draw.normal("weight", DataType::kFLOAT, {n.channels, n.width}, 0.5),
+                   draw.normal("bias", DataType::kFLOAT, {n.channels}),
+                   draw.normal("conv_state", types.states, {n.rows, n.channels, n.width - 1})};
+    if (masked) made.inputs.push_back(activity(n.rows));
+    const auto& in = made.inputs;
+    auto state = in[3].values;
+    auto y = reference::causal_conv1d(n, in[0].values, in[1].values, in[2].values, state, silu);
+    if (masked) restore_inactive(in[4], in[3], state);
+    if (masked) forget_inactive(in[4], y);
+    made.outputs = {Tensor{"y", types.activations, in[0].shape, y},
+                    Tensor{"conv_state_out", types.states, in[3].shape, state}};
+    return made;
+}
+
+inline Case scan_case(const char* name, Types types, reference::ScanSizes n, bool gated, bool masked) {
+    Draw draw(12);
+    const int64_t inner = n.nheads * n.headdim, groups = n.ngroups * n.d_state;
+    const DataType t = types.activations;
+    Case made{"SelectiveScan", name, {}, {}, {}, {bound_of(t), state_bound(types)}, {-1, 7}};
+    made.attributes = {number("aim_edge_version", 1),     text("kind", n.a_per_state ? "mamba1" : "mamba2"),
+                       number("nheads", n.nheads),        number("headdim", n.headdim),
+                       number("d_state", n.d_state),      number("ngroups", n.ngroups),
+                       number("dt_softplus", n.softplus), number("has_z", gated),
+                       number("has_active", masked)};
+    const std::vector<int64_t> decays =
+        n.a_per_state ? std::vector<int64_t>{n.nheads, n.d_state} : std::vector<int64_t>{n.nheads};
+    const auto dt = [&] { return n.softplus ? 0.5 * draw.normal() : draw.uniform(1e-3, 1e-1); };
+    made.inputs = {draw.normal("x", t, {n.rows, n.length, inner}),
+                   make_tensor("dt", t, {n.rows, n.length, n.nheads}, dt),
+                   draw.uniform("A", decays, -16.0, -1.0),
+                   draw.normal("B", t, {n.rows, n.length, groups}),
+                   draw.normal("C", t, {n.rows, n.length, groups}),
+                   draw.normal("D", DataType::kFLOAT, {n.nheads}),
+                   draw.dt_bias(n.nheads, n.softplus),
+                   draw.normal("ssm_state", types.states, {n.rows, n.nheads, n.headdim, n.d_state})};
+    if (gated) made.inputs.push_back(draw.normal("z", t, {n.rows, n.length, inner}));
+    if (masked) made.inputs.push_back(activity(n.rows));
+    const auto& in = made.inputs;
+    auto state = in[7].values;
+    const reference::ScanInputs values = {
+        in[0].values, in[1].values, in[2].values, in[3].values,
+        in[4].values, in[5].values, in[6].values, gated ? in[8].values : std::vector<double>{}};
+    auto y = reference::selective_scan(n, values, state);
+    if (masked) restore_inactive(in.back(), in[7], state);
+    if (masked) forget_inactive(in.back(), y);
+    made.outputs = {Tensor{"y", t, in[0].shape, y}, Tensor{"ssm_state_out", types.states, in[7].shape, state}};
+    return made;
+}
+
+inline Case norm_case(const char* name, DataType type, int64_t rows, int64_t length, int64_t d, int64_t ngroups) {
+    Draw draw(13);
+    Case made{"RmsNormGated", name, {}, {}, {}, {bound_of(type)}, {-1}};
+    made.attributes = {number("aim_edge_version", 1), number("ngroups", ngroups), real("eps", 1e-5f)};
+    made.inputs = {draw.normal("y", type, {rows, length, d}), draw.normal("z", type, {rows, length, d}),
+                   draw.normal("weight", DataType::kFLOAT, {d})};
+    const auto& in = made.inputs;
+    made.outputs = {Tensor{"out", type, in[0].shape,
+                           reference::rms_norm_gated(d, ngroups, 1e-5f, in[0].values, in[1].values, in[2].values)}};
+    return made;
+}
+
+inline Case step_case(const char* name, Types types, reference::ScanSizes n, int64_t d_conv, bool masked) {
+    Draw draw(14);
+    const int64_t inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;
+    const double state = state_bound(types);
+    Case made{"Mamba2DecodeStep", name, {}, {}, {}, {bound_of(types.activations), state, state}, {-1, 7, 8}, false};
+    made.attributes = {number("aim_edge_version", 1),
+                       number("nheads", n.nheads),
+                       number("headdim", n.headdim),
+                       number("d_state", n.d_state),
+                       number("ngroups", n.ngroups),
+                       number("d_conv", d_conv),
+                       real("eps", 1e-5f),
+                       number("has_active", masked)};
+    made.inputs = {draw.normal("zxbcdt", types.activations, {n.rows, inner + conv_dim + n.nheads}),
+                   draw.normal("conv_weight", DataType::kFLOAT, {conv_dim, d_conv}, 0.5),
+                   draw.normal("conv_bias", DataType::kFLOAT, {conv_dim}),
+                   draw.uniform("A", {n.nheads}, -16.0, -1.0),
+                   draw.normal("D", DataType::kFLOAT, {n.nheads}),
+                   draw.dt_bias(n.nheads),
+                   draw.normal("norm_weight", DataType::kFLOAT, {inner}),
+                   draw.normal("conv_state", types.states, {n.rows, conv_dim, d_conv - 1}),
+                   draw.normal("ssm_state", types.states, {n.rows, n.nheads, n.headdim, n.d_state})};
+    if (masked) made.inputs.push_back(activity(n.rows));
+    const auto& in = made.inputs;
+    auto expected =
+        reference::mamba2_decode_step(n, d_conv, 1e-5f, in[0].values, in[1].values, in[2].values, in[3].values,
+                                      in[4].values, in[5].values, in[6].values, in[7].values, in[8].values);
+    if (masked) forget_inactive(in.back(), expected.out);
+    if (masked) restore_inactive(in.back(), in[7], expected.conv_state);
+    if (masked) restore_inactive(in.back(), in[8], expected.ssm_state);
+    made.outputs = {Tensor{"out", types.activations, {n.rows, inner}, expected.out},
+                    Tensor{"conv_state_out", types.states, in[7].shape, expected.conv_state},
+                    Tensor{"ssm_state_out", types.states, in[8].shape, expected.ssm_state}};
+    return made;
+}

@@ -1,0 +1,127 @@
+// The operators in plain float64, one loop a sum: what the plugins are compared with.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace reference {
+
+using Values = std::vector<double>;
+
+inline double silu(double value) { return value / (1.0 + std::exp(-value)); }
+inline double softplus(double value) { return value > 30.0 ? value : std::log1p(std::exp(value)); }
+
+struct ConvSizes {
+    int64_t rows, length, channels, width;
+};
+
+// x (rows, length, channels) -> y; state (rows, channels, width - 1) is updated.
+inline Values causal_conv1d(const ConvSizes& n, const Values& x, const Values& weight, const Values& bias,
+                            Values& state, bool activate) {
+    Values y(x.size());
+    for (int64_t r = 0; r < n.rows; ++r) {
+        for (int64_t c = 0; c < n.channels; ++c) {
+            double* window = &state[(r * n.channels + c) * (n.width - 1)];
+            for (int64_t t = 0; t < n.length; ++t) {
+                const int64_t at = (r * n.length + t) * n.channels + c;
+                double sum = bias[c] + weight[c * n.width + n.width - 1] * x[at];
+                for (int64_t k = 0; k + 1 < n.width; ++k) sum += weight[c * n.width + k] * window[k];
+                for (int64_t k = 0; k + 2 < n.width; ++k) window[k] = window[k + 1];
+                window[n.width - 2] = x[at];
+                y[at] = activate ? silu(sum) : sum;
+            }
+        }
+    }
+    return y;
+}
+
+struct ScanSizes {
+    int64_t rows, length, nheads, headdim, d_state, ngroups;
+    bool a_per_state, softplus;  // Mamba-1: A is (nheads, d_state)
+};
+
+struct ScanInputs {
+    Values x, dt, A, B, C, D, dt_bias, z;  // z is empty where there is no gate
+};
+
+// x (rows, length, nheads, headdim) -> y; state (rows, nheads, headdim, d_state) is updated.
+inline Values selective_scan(const ScanSizes& n, const ScanInputs& in, Values& state) {
+    Values y(in.x.size());
+    for (int64_t r = 0; r < n.rows; ++r) {
+        for (int64_t t = 0; t < n.length; ++t) {
+            const int64_t step = r * n.length + t;
+            for (int64_t h = 0; h < n.nheads; ++h) {
+                const double raw = in.dt[step * n.nheads + h] + in.dt_bias[h];
+                const double dt = n.softplus ? softplus(raw) : raw;
+                const int64_t group = (step * n.ngroups + h / (n.nheads / n.ngroups)) * n.d_state;
+                for (int64_t p = 0; p < n.headdim; ++p) {
+                    const int64_t at = (step * n.nheads + h) * n.headdim + p;
+                    double* s = &state[((r * n.nheads + h) * n.headdim + p) * n.d_state];
+                    double sum = in.D[h] * in.x[at];
+                    for (int64_t k = 0; k < n.d_state; ++k) {
+                        const double a = n.a_per_state ? in.A[h * n.d_state + k] : in.A[h];
+                        s[k] = std::exp(dt * a) * s[k] + dt * in.x[at] * in.B[group + k];
+                        sum += s[k] * in.C[group + k];
+                    }
+                    y[at] = in.z.empty() ? sum : sum * silu(in.z[at]);
+                }
+            }
+        }
+    }
+    return y;
+}
+
+// y and z (steps, d), weight (d).
+inline Values rms_norm_gated(int64_t d, int64_t ngroups, double eps, const Values& y, const Values& z,
+                             const Values& weight) {
+    Values out(y.size());
+    const int64_t width = d / ngroups;
+    for (int64_t begin = 0; begin < static_cast<int64_t>(y.size()); begin += width) {
+        double squares = 0.0;
+        for (int64_t i = begin; i < begin + width; ++i) {
+            out[i] = y[i] * silu(z[i]);
+            squares += out[i] * out[i];
+        }
+        const double scale = 1.0 / std::sqrt(squares / static_cast<double>(width) + eps);
+        for (int64_t i = begin; i < begin + width; ++i) out[i] *= scale * weight[i % d];
+    }
+    return out;
+}
+
+struct StepOutputs {
+    Values out, conv_state, ssm_state;
+};
+
+// One step of a Mamba-2 mixer between its projections, from zxbcdt (rows, z | x | B | C | dt).
+inline StepOutputs mamba2_decode_step(const ScanSizes& n, int64_t d_conv, double eps, const Values& zxbcdt,
+                                      const Values& conv_weight, const Values& conv_bias, const Values& A,
+                                      const Values& D, const Values& dt_bias, const Values& norm_weight,
+                                      Values conv_state, Values ssm_state) {
+    const int64_t inner = n.nheads * n.headdim, groups = n.ngroups * n.d_state, conv_dim = inner + 2 * groups;
+    const int64_t total = inner + conv_dim + n.nheads;
+    const auto columns = [&](const Values& from, int64_t width, int64_t begin, int64_t count) {
+        Values part;
+        for (int64_t r = 0; r < n.rows; ++r) {
+            part.insert(part.end(), from.begin() + r * width + begin, from.begin() + r * width + begin + count);
+        }
+        return part;
+    };
+    const ConvSizes conv = {n.rows, 1, conv_dim, d_conv};
+    const Values xbc =
+        causal_conv1d(conv, columns(zxbcdt, total, inner, conv_dim), conv_weight, conv_bias, conv_state, true);
+    ScanInputs in;
+    in.x = columns(xbc, conv_dim, 0, inner);
+    in.B = columns(xbc, conv_dim, inner, groups);
+    in.C = columns(xbc, conv_dim, inner + groups, groups);
+    in.dt = columns(zxbcdt, total, inner + conv_dim, n.nheads);
+    in.A = A;
+    in.D = D;
+    in.dt_bias = dt_bias;
+    const Values y = selective_scan(n, in, ssm_state);
+    return {rms_norm_gated(inner, n.ngroups, eps, y, columns(zxbcdt, total, 0, inner), norm_weight),
+            std::move(conv_state), std::move(ssm_state)};
+}
+
+}  // namespace reference

@@ -1,0 +1,43 @@
+// The calls that the host program makes.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "v3_cases.h"
+
+inline std::vector<Case> all_cases() {
+    constexpr DataType f32 = DataType::kFLOAT, f16 = DataType::kHALF, bf16 = DataType::kBF16;
+    const Types single = {f32, f32}, half = {f16, f16}, brain = {bf16, f32}, mixed = {f16, f32};
+    const bool small =
+#ifdef AIM_KERNELS_EMULATED
+        true;
+#else
+        false;
+#endif
+    const int64_t L = small ? 37 : 256, heads = small ? 4 : 24, state = small ? 48 : 128;
+    // nheads, headdim and d_state all differ, so that a transposed state cannot pass.
+    const reference::ScanSizes scan = {3, L, heads, 32, state, 2, false, true},
+                               step = {3, 1, heads, 32, state, 2, false, true};
+    const reference::ScanSizes long_scan = {1, small ? 70 : 4096, heads, 64, state, 1, false, true};
+    const reference::ScanSizes mamba1 = {2, small ? 19 : 200, 40, 1, 16, 1, true, true};
+    std::vector<Case> cases;
+    for (const auto& [name, types] : {std::pair<const char*, Types>{"float32", single},
+                                      {"float16", half},
+                                      {"bfloat16, float32 states", brain},
+                                      {"float16, float32 states", mixed}}) {
+        cases.push_back(conv_case(name, types, {3, L, 56, 4}, true, false));
+        cases.push_back(scan_case(name, types, scan, false, false));
+        cases.push_back(norm_case(name, types.activations, 3, L, 96, 2));
+        cases.push_back(step_case(name, types, step, 4, false));
+    }
+    cases.push_back(conv_case("one step, no activation, masked", single, {4, 1, 40, 3}, false, true));
+    cases.push_back(scan_case("one step, gate, masked", half, {4, 1, heads, 32, state, 1, false, true}, true, true));
+    cases.push_back(scan_case("Mamba-1", single, mamba1, true, false));
+    cases.push_back(scan_case("Mamba-1, float16, masked", half, mamba1, true, true));
+    cases.push_back(scan_case("long, no softplus", single, {1, L, heads, 32, state, 1, false, false}, false, false));
+    cases.push_back(scan_case("one row, long", brain, long_scan, false, false));
+    cases.push_back(step_case("masked", single, step, 3, true));
+    cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));
+    return cases;
+}
