@@ -35,6 +35,34 @@ __device__ __forceinline__ void store_any(void* base, DType dtype, int64_t index
     }
 }
 
+// The same load in two halves, for values of which a thread wants several: load_any converts within its branch and so
+// waits there, one latency a value. The bits wait for nothing until value_of.
+__device__ __forceinline__ unsigned load_bits(const void* base, DType dtype, int64_t index) {
+    if (dtype == DType::kFloat32) return static_cast<const unsigned*>(base)[index];
+    return static_cast<const unsigned short*>(base)[index];
+}
+
+__device__ __forceinline__ void store_bits(void* base, DType dtype, int64_t index, unsigned bits) {
+    if (dtype == DType::kFloat32) {
+        static_cast<unsigned*>(base)[index] = bits;
+    } else {
+        static_cast<unsigned short*>(base)[index] = static_cast<unsigned short>(bits);
+    }
+}
+
+__device__ __forceinline__ float value_of(unsigned bits, DType dtype) {
+    union {
+        unsigned bits;
+        float value;
+    } whole;
+    // A bfloat16 is a float32's upper half.
+    whole.bits = dtype == DType::kBFloat16 ? bits << 16 : bits;
+    if (dtype != DType::kFloat16) return whole.value;
+    __half_raw half;
+    half.x = static_cast<unsigned short>(bits);
+    return to_float(__half(half));
+}
+
 // 16 bytes as floats and back.
 template <typename T>
 struct Vec16 {

@@ -12,6 +12,8 @@ using namespace detail;
 
 constexpr const char* kOp = "mamba2_decode_step";
 constexpr int kThreads = 256;
+// Values of a group that a thread keeps from the norm's first pass to its second; larger groups are read twice.
+constexpr int kHeld = 8;
 
 int64_t d_inner_of(const Mamba2DecodeStepParams& p) noexcept { return static_cast<int64_t>(p.nheads) * p.headdim; }
 
@@ -21,42 +23,67 @@ struct FinishArgs {
     Mamba2DecodeStepParams p;
     int64_t d_inner;
     int64_t conv_dim;
+    int64_t group_size;  // d_inner / ngroups
     const float* gated;  // (rows, d_inner): y * silu(z)
 };
 
-// What must wait for every block of the update: the norm, which needs whole groups, and the convolution's window,
-// which all of those blocks still read. A row has one block for each group and one for the window.
+// What must wait for every block of the update: the norm, which needs whole groups, and the convolution's window of B
+// and C, which all of those blocks still read. One block a row and group; all that it reads is in flight at once.
 __global__ __launch_bounds__(kThreads) void finish_kernel(FinishArgs a) {
     __shared__ float scratch[kThreads / 32];
     const Mamba2DecodeStepParams& p = a.p;
-    const int parts = p.ngroups + 1;
-    const int part = static_cast<int>(blockIdx.x) % parts;
-    const int64_t row = static_cast<int>(blockIdx.x) / parts;
+    const int block = static_cast<int>(blockIdx.x);
+    const int group = p.ngroups > 1 ? block % p.ngroups : 0;
+    const int64_t row = p.ngroups > 1 ? block / p.ngroups : block;
     if (row_is_inactive(p.active, row)) return;
 
-    if (part == p.ngroups) {
-        const int halo = p.d_conv - 1;
-        const int64_t x_at = row * p.zxbcdt_row_stride + a.d_inner;
-        for (int64_t channel = threadIdx.x; channel < a.conv_dim; channel += kThreads) {
-            const int64_t at = (row * a.conv_dim + channel) * halo;
-            for (int k = 0; k + 1 < halo; ++k) {
-                store_any(p.conv_state_out, p.conv_state_dtype, at + k,
-                          load_any(p.conv_state_in, p.conv_state_dtype, at + k + 1));
-            }
-            store_any(p.conv_state_out, p.conv_state_dtype, at + halo - 1, load_any(p.zxbcdt, p.dtype, x_at + channel));
-        }
-        return;
+    const int tid = static_cast<int>(threadIdx.x);
+    const int64_t first = group * a.group_size;
+    const float* gated = a.gated + row * a.d_inner + first;
+    const float* norm_weight = p.norm_weight + first;
+    float value[kHeld], weight[kHeld];
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+        const int64_t i = tid + k * kThreads;
+        value[k] = i < a.group_size ? gated[i] : 0.0f;
+        weight[k] = i < a.group_size ? norm_weight[i] : 0.0f;
     }
 
-    const int64_t group_size = a.d_inner / p.ngroups;
-    const int64_t first = part * group_size;
-    const float* gated = a.gated + row * a.d_inner + first;
+    const int halo = p.d_conv - 1;
+    for (int channel = tid; channel < 2 * p.d_state; channel += kThreads) {
+        // The group's part of B, then of C.
+        const int64_t of_c = channel < p.d_state ? 0 : static_cast<int64_t>(p.ngroups - 1) * p.d_state;
+        const int64_t at = a.d_inner + static_cast<int64_t>(group) * p.d_state + of_c + channel;
+        const int64_t window_at = (row * a.conv_dim + at) * halo;
+        // Of the largest window, 3, two values stay. A smaller one loads its last again: no branch to wait at.
+        unsigned kept[2];
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+            const int from = k + 1 < halo ? k + 1 : halo - 1;
+            kept[k] = load_bits(p.conv_state_in, p.conv_state_dtype, window_at + from);
+        }
+        const unsigned newest = load_bits(p.zxbcdt, p.dtype, row * p.zxbcdt_row_stride + a.d_inner + at);
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+            if (k + 1 < halo) store_bits(p.conv_state_out, p.conv_state_dtype, window_at + k, kept[k]);
+        }
+        store_any(p.conv_state_out, p.conv_state_dtype, window_at + halo - 1, value_of(newest, p.dtype));
+    }
+
     float sum = 0.0f;
-    for (int64_t i = threadIdx.x; i < group_size; i += kThreads) sum = fmaf(gated[i], gated[i], sum);
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) sum = fmaf(value[k], value[k], sum);
+    for (int64_t i = tid + kHeld * kThreads; i < a.group_size; i += kThreads) sum = fmaf(gated[i], gated[i], sum);
     sum = block_sum<kThreads>(sum, scratch);
-    const float scale = 1.0f / sqrtf(sum / static_cast<float>(group_size) + p.eps);
-    for (int64_t i = threadIdx.x; i < group_size; i += kThreads) {
-        store_any(p.out, p.dtype, row * p.out_row_stride + first + i, gated[i] * (scale * p.norm_weight[first + i]));
+    const float scale = 1.0f / sqrtf(sum / static_cast<float>(a.group_size) + p.eps);
+    const int64_t out_at = row * p.out_row_stride + first;
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+        const int64_t i = tid + k * kThreads;
+        if (i < a.group_size) store_any(p.out, p.dtype, out_at + i, value[k] * (scale * weight[k]));
+    }
+    for (int64_t i = tid + kHeld * kThreads; i < a.group_size; i += kThreads) {
+        store_any(p.out, p.dtype, out_at + i, gated[i] * (scale * norm_weight[i]));
     }
 }
 
@@ -148,13 +175,15 @@ Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
     step.active = p.active;
     step.conv_weight = p.conv_weight;
     step.conv_bias = p.conv_bias;
-    step.conv_state = p.conv_state_in;
+    step.conv_state_in = p.conv_state_in;
+    step.conv_state_out = p.conv_state_out;
     step.conv_state_dtype = p.conv_state_dtype;
     step.d_conv = p.d_conv;
     AIM_CHECK(launch_step(kOp, step, true, device.sm_count, stream));
 
-    const FinishArgs finish = {p, d_inner, d_inner + 2 * bc_width, static_cast<const float*>(p.workspace)};
-    return launch_kernel(kOp, finish_kernel, p.rows * (p.ngroups + 1), kThreads, 0, stream, finish);
+    const FinishArgs finish = {p, d_inner, d_inner + 2 * bc_width, d_inner / p.ngroups,
+                               static_cast<const float*>(p.workspace)};
+    return launch_kernel(kOp, finish_kernel, p.rows * p.ngroups, kThreads, 0, stream, finish);
 }
 
 }  // namespace aim_kernels

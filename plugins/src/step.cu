@@ -15,61 +15,97 @@ constexpr int kMaxState = 256;
 constexpr int kMaxTile = 64;
 constexpr int kMaxConv = 4;
 
-// Blocks a multiprocessor is to hold: named, because left to itself the compiler spills a few registers for more.
-constexpr int min_blocks(int floats_a_lane) { return floats_a_lane >= 32 ? 3 : 4; }
+// Blocks a multiprocessor is to hold: named, because left to itself the compiler spills a few registers for more. A
+// block of float16 has half the bytes in flight, and so there should be more of them.
+constexpr int min_blocks(int floats_a_lane, int vectors) { return floats_a_lane >= 32 ? 3 : vectors >= 16 ? 4 : 5; }
 
-// What the convolution needs for one channel, loaded whole before any of it is used: one wait instead of one a tap.
-struct Taps {
-    float newest, bias;
-    float weight[kMaxConv];
-    float window[kMaxConv - 1];
-
-    __device__ __forceinline__ void load(const StepArgs& a, int64_t row, int conv_dim, int channel, float newest_) {
-        const int halo = a.d_conv - 1;
-        const int64_t state_at = (row * conv_dim + channel) * halo;
-        newest = newest_;
-        bias = a.conv_bias != nullptr ? a.conv_bias[channel] : 0.0f;
+// By arithmetic on whole words: through a union the compiler splits each loaded word into halves at the load, and so
+// waits for one load before it sends the next.
+__device__ __forceinline__ void unpack_state(const uint4& raw, float (&out)[8]) {
+    const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
-        for (int k = 0; k < kMaxConv; ++k) {
-            weight[k] = k < a.d_conv ? a.conv_weight[static_cast<int64_t>(channel) * a.d_conv + k] : 0.0f;
-        }
-        if (a.conv_state_dtype == DType::kFloat16) {
-            load_window(static_cast<const __half*>(a.conv_state) + state_at, halo);
-        } else {
-            load_window(static_cast<const float*>(a.conv_state) + state_at, halo);
+    for (int i = 0; i < 4; ++i) {
+        out[2 * i] = value_of(words[i] & 0xffffu, DType::kFloat16);
+        out[2 * i + 1] = value_of(words[i] >> 16, DType::kFloat16);
+    }
+}
+
+__device__ __forceinline__ void unpack_state(const uint4& raw, float (&out)[4]) { Vec16<float>::unpack(raw, out); }
+
+// One value of x, B or C; FUSED: as the convolution makes it. Loaded whole before any of it is used: one wait instead
+// of one a part.
+template <bool FUSED>
+struct Input {
+    unsigned newest = 0;
+    unsigned window[kMaxConv - 1] = {};
+    float weight[kMaxConv] = {};
+    float bias = 0.0f;
+
+    // `at` is the value's index in `from`, `channel` its place among the convolution's, and window_row where the row's
+    // windows begin.
+    __device__ __forceinline__ void load(const StepArgs& a, const void* from, int64_t at, int64_t window_row,
+                                         int channel) {
+        newest = load_bits(from, a.dtype, at);
+        if constexpr (FUSED) {
+            const int64_t window_at = window_row + channel * (a.d_conv - 1);
+#pragma unroll
+            for (int k = 0; k < kMaxConv - 1; ++k) {
+                if (k < a.d_conv - 1) window[k] = load_bits(a.conv_state_in, a.conv_state_dtype, window_at + k);
+            }
+            const float* weights = a.conv_weight + channel * a.d_conv;
+#pragma unroll
+            for (int k = 0; k < kMaxConv; ++k) {
+                if (k < a.d_conv) weight[k] = weights[k];
+            }
+            if (a.conv_bias != nullptr) bias = a.conv_bias[channel];
         }
     }
 
-    template <typename T>
-    __device__ __forceinline__ void load_window(const T* state, int halo) {
-#pragma unroll
-        for (int k = 0; k < kMaxConv - 1; ++k) window[k] = k < halo ? to_float(state[k]) : 0.0f;
-    }
-
-    __device__ __forceinline__ float silu_of_sum(int d_conv) const {
+    __device__ __forceinline__ float value(const StepArgs& a) const {
+        const float last = value_of(newest, a.dtype);
+        if constexpr (!FUSED) return last;
         float sum = bias;
+        // Past d_conv weight and value are 0.
 #pragma unroll
         for (int k = 0; k < kMaxConv; ++k) {
-            if (k + 1 < d_conv) sum = fmaf(weight[k], window[k < kMaxConv - 1 ? k : 0], sum);
-            if (k + 1 == d_conv) sum = fmaf(weight[k], newest, sum);
+            const unsigned before = k < kMaxConv - 1 ? window[k < kMaxConv - 1 ? k : 0] : 0;
+            sum = fmaf(weight[k], k + 1 == a.d_conv ? last : value_of(before, a.conv_state_dtype), sum);
         }
         return silu(sum);
+    }
+
+    __device__ __forceinline__ void store_window(const StepArgs& a, int64_t window_row, int channel) const {
+        const int halo = a.d_conv - 1;
+        const int64_t window_at = window_row + channel * halo;
+#pragma unroll
+        for (int k = 0; k + 1 < kMaxConv - 1; ++k) {
+            if (k + 1 < halo) store_bits(a.conv_state_out, a.conv_state_dtype, window_at + k, window[k + 1]);
+        }
+        store_any(a.conv_state_out, a.conv_state_dtype, window_at + halo - 1, value_of(newest, a.dtype));
     }
 };
 
 // A block takes p_tile rows of one head's state. Each thread holds R rows by ITER vectors of 16 bytes, all in flight
-// before the first is needed; the inputs are staged while they travel.
+// before the first is needed. The inputs' loads go out first, also all at once, and are staged while the state travels.
 template <typename StateT, int ITER, int R, bool FUSED>
-__global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize)) void step_kernel(StepArgs a) {
+__global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R * ITER)) void step_kernel(
+    StepArgs a) {
     constexpr int VEC = Vec16<StateT>::kSize;
+    constexpr int STAGED = (ITER * kLanes * VEC + kThreads - 1) / kThreads;  // values of B and of C a thread
+    static_assert(kMaxTile <= kThreads, "a value of x a thread");
     __shared__ __align__(16) float s_B[kMaxState];
     __shared__ __align__(16) float s_C[kMaxState];
     __shared__ float s_x[kMaxTile];
     __shared__ float s_z[kMaxTile];
+    __shared__ float4 s_head;  // dt, the state's decay, D
 
+    // Before the first load a division is a wait like any other: none where there is nothing to divide.
     int block = static_cast<int>(blockIdx.x);
-    const int tile = block % a.p_tiles;
-    block /= a.p_tiles;
+    int tile = 0;
+    if (a.p_tiles > 1) {
+        tile = block % a.p_tiles;
+        block /= a.p_tiles;
+    }
     const int head = block % a.nheads;
     const int64_t row = block / a.nheads;
     if (row_is_inactive(a.active, row)) return;
@@ -82,58 +118,76 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize)) 
     const int vectors = a.d_state / VEC;
     const int64_t state_at = ((row * a.nheads + head) * a.headdim + p0) * a.d_state;
 
-    uint4 state[R][ITER];
-    const StateT* state_in = static_cast<const StateT*>(a.state_in) + state_at;
+    const int bc_group = a.ngroups > 1 ? head / a.group_heads : 0;
+    const int d_inner = a.nheads * a.headdim;
+    const int bc_width = a.ngroups * a.d_state;
+    const int64_t window_row = row * (d_inner + 2 * bc_width) * (a.d_conv - 1);
+
+    // What a head has once, by one thread: as values that all threads share, the compiler moves them to uniform
+    // registers as they arrive, and waits for that before it sends the state's loads.
+    unsigned dt_bits = 0;
+    float dt_bias = 0.0f, A = 0.0f, D = 0.0f;
+    if (tid == 0) {
+        dt_bits = load_bits(a.dt, a.dtype, row * a.dt_row_stride + head);
+        if (a.dt_bias != nullptr) dt_bias = a.dt_bias[head];
+        A = a.A[head];
+        if (a.D != nullptr) D = a.D[head];
+    }
+    Input<FUSED> in_B[STAGED], in_C[STAGED], in_x;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
+    for (int k = 0; k < STAGED; ++k) {
+        const int n = tid + k * kThreads;
+        if (n >= a.d_state) continue;
+        const int at = bc_group * a.d_state + n;
+        in_B[k].load(a, a.B, row * a.B_row_stride + at, window_row, d_inner + at);
+        in_C[k].load(a, a.C, row * a.C_row_stride + at, window_row, d_inner + bc_width + at);
+    }
+    // From the block's far end: where d_state is small, other warps than those above.
+    const int staged_p = kThreads - 1 - tid;
+    const int x_at = head * a.headdim + p0 + staged_p;
+    unsigned z_bits = 0;
+    if (staged_p < p_count) {
+        in_x.load(a, a.x, row * a.x_row_stride + x_at, window_row, x_at);
+        if (a.z != nullptr) z_bits = load_bits(a.z, a.dtype, row * a.z_row_stride + x_at);
+    }
+
+    // This thread's first vector; from it to the others, steps that are one sum a row and constants within a row.
+    const int64_t thread_at = state_at + group * a.d_state + lane * VEC;
+    const int64_t row_step = static_cast<int64_t>(kGroups) * a.d_state;
+    const int p_loaded = a.state_in != nullptr ? p_count : 0;
+    const int p_stored = a.state_out != nullptr ? p_count : 0;
+    uint4 state[R][ITER];
+    const StateT* from = static_cast<const StateT*>(a.state_in) + thread_at;
+#pragma unroll
+    for (int r = 0; r < R; ++r, from += row_step) {
 #pragma unroll
         for (int i = 0; i < ITER; ++i) {
-            const int p = group + r * kGroups;
-            const int v = lane + i * kLanes;
             state[r][i] = make_uint4(0, 0, 0, 0);
-            if (a.state_in != nullptr && p < p_count && v < vectors) {
-                state[r][i] = *reinterpret_cast<const uint4*>(state_in + p * a.d_state + v * VEC);
+            if (group + r * kGroups < p_loaded && lane + i * kLanes < vectors) {
+                state[r][i] = *reinterpret_cast<const uint4*>(from + i * kLanes * VEC);
             }
         }
     }
 
-    const int bc_group = head / (a.nheads / a.ngroups);
-    const int d_inner = a.nheads * a.headdim;
-    const int bc_width = a.ngroups * a.d_state;
-    const int conv_dim = d_inner + 2 * bc_width;
-    for (int n = tid; n < a.d_state; n += kThreads) {
-        const int at = bc_group * a.d_state + n;
-        float b = load_any(a.B, a.dtype, row * a.B_row_stride + at);
-        float c = load_any(a.C, a.dtype, row * a.C_row_stride + at);
-        if constexpr (FUSED) {
-            Taps b_taps, c_taps;
-            b_taps.load(a, row, conv_dim, d_inner + at, b);
-            c_taps.load(a, row, conv_dim, d_inner + bc_width + at, c);
-            b = b_taps.silu_of_sum(a.d_conv);
-            c = c_taps.silu_of_sum(a.d_conv);
-        }
-        s_B[n] = b;
-        s_C[n] = c;
+    if (tid == 0) {
+        float dt = value_of(dt_bits, a.dtype) + dt_bias;
+        if (a.dt_softplus) dt = softplus(dt);
+        s_head = make_float4(dt, expf(dt * A), D, 0.0f);
     }
-    // From the block's far end, so that these loads do not queue behind those above in the same warps.
-    for (int p = kThreads - 1 - tid; p < p_count; p += kThreads) {
-        const int at = head * a.headdim + p0 + p;
-        float x = load_any(a.x, a.dtype, row * a.x_row_stride + at);
-        const float z = a.z != nullptr ? load_any(a.z, a.dtype, row * a.z_row_stride + at) : 0.0f;
-        if constexpr (FUSED) {
-            Taps x_taps;
-            x_taps.load(a, row, conv_dim, at, x);
-            x = x_taps.silu_of_sum(a.d_conv);
-        }
-        s_x[p] = x;
-        s_z[p] = a.z != nullptr ? silu(z) : 1.0f;
+#pragma unroll
+    for (int k = 0; k < STAGED; ++k) {
+        const int n = tid + k * kThreads;
+        if (n >= a.d_state) continue;
+        s_B[n] = in_B[k].value(a);
+        s_C[n] = in_C[k].value(a);
     }
-    float dt = load_any(a.dt, a.dtype, row * a.dt_row_stride + head);
-    if (a.dt_bias != nullptr) dt += a.dt_bias[head];
-    if (a.dt_softplus) dt = softplus(dt);
-    const float decay = expf(dt * a.A[head]);
-    const float skip = a.D != nullptr ? a.D[head] : 0.0f;
+    if (staged_p < p_count) {
+        s_x[staged_p] = in_x.value(a);
+        s_z[staged_p] = a.z != nullptr ? silu(value_of(z_bits, a.dtype)) : 1.0f;
+        if constexpr (FUSED) in_x.store_window(a, window_row, x_at);
+    }
     __syncthreads();
+    const float dt = s_head.x, decay = s_head.y, skip = s_head.z;
 
     float b[ITER][VEC] = {}, c[ITER][VEC] = {};
 #pragma unroll
@@ -149,9 +203,10 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize)) 
         }
     }
 
-    StateT* state_out = static_cast<StateT*>(a.state_out) + state_at;
+    StateT* to = static_cast<StateT*>(a.state_out) + thread_at;
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
+    for (int r = 0; r < R; ++r, to += row_step) {
+        if (r * kGroups >= p_count) break;  // a small tile
         const int p = group + r * kGroups;
         const bool mine = p < p_count;
         const float x = mine ? s_x[p] : 0.0f;
@@ -159,16 +214,15 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize)) 
         float sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < ITER; ++i) {
-            const int v = lane + i * kLanes;
             float s[VEC];
-            Vec16<StateT>::unpack(state[r][i], s);
+            unpack_state(state[r][i], s);
 #pragma unroll
             for (int j = 0; j < VEC; ++j) {
                 s[j] = fmaf(decay, s[j], dx * b[i][j]);
                 sum = fmaf(s[j], c[i][j], sum);
             }
-            if (a.state_out != nullptr && mine && v < vectors) {
-                *reinterpret_cast<uint4*>(state_out + p * a.d_state + v * VEC) = Vec16<StateT>::pack(s);
+            if (p < p_stored && lane + i * kLanes < vectors) {
+                *reinterpret_cast<uint4*>(to + i * kLanes * VEC) = Vec16<StateT>::pack(s);
             }
         }
 #pragma unroll
@@ -188,6 +242,7 @@ Status launch_sized(const char* op, StepArgs& args, bool fused, int sm_count, cu
            args.rows * args.nheads * ceil_div(args.headdim, args.p_tile) < 4 * static_cast<int64_t>(sm_count)) {
         args.p_tile /= 2;
     }
+    args.group_heads = args.nheads / args.ngroups;
     args.p_tiles = static_cast<int32_t>(ceil_div(args.headdim, args.p_tile));
     const int64_t blocks = args.rows * args.nheads * args.p_tiles;
     return fused ? launch_kernel(op, step_kernel<StateT, ITER, R, true>, blocks, kThreads, 0, stream, args)

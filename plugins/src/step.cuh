@@ -17,6 +17,7 @@ struct StepArgs {
     int32_t ngroups = 1;
     int32_t p_tile = 0;   // of headdim, a block's share; set by launch_step
     int32_t p_tiles = 0;
+    int32_t group_heads = 1;  // nheads / ngroups; set by launch_step
     DType dtype = DType::kFloat32;
     DType state_dtype = DType::kFloat32;
     bool dt_softplus = true;
@@ -43,10 +44,12 @@ struct StepArgs {
     void* state_out = nullptr;
     const int32_t* active = nullptr;
 
-    // FUSED only. The kernel reads the window and leaves writing it to a later launch: many blocks need the same part.
+    // FUSED only. The kernel writes the window of x, whose channels have one block each, and leaves that of B and C,
+    // which the blocks of all heads of a group read, to a later launch.
     const float* conv_weight = nullptr;
     const float* conv_bias = nullptr;
-    const void* conv_state = nullptr;
+    const void* conv_state_in = nullptr;
+    void* conv_state_out = nullptr;
     DType conv_state_dtype = DType::kFloat32;
     int32_t d_conv = 0;
 };

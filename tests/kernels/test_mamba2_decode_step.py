@@ -26,6 +26,7 @@ FACTORS: list[dict[str, Any]] = [
     *({"d_conv": value} for value in (2, 3)),
     {"rows": 1},
     {"rows": 200, "nheads": 3, "headdim": 16, "d_state": 32},
+    {"rows": 2, "nheads": 40, "headdim": 64, "d_state": 16},  # a group of the norm that no block holds whole
     {"conv_bias": False, "skip": False, "dt_bias": False},
     {"in_place": True},
     {"inactive": True},
