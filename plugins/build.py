@@ -183,20 +183,21 @@ def build(
     kernels = compiler.compile_all(sorted((PLUGINS / "src").glob("*.cu")), own, [])
     capi = compiler.compile_all(sorted((PLUGINS / "capi").glob("*.cpp")), [*own, PLUGINS / "capi"], [])
     libraries = [compiler.link([*kernels, *capi], folder / "libaim_kernels.so", None)]
+
+    def add_adapter(name: str, framework: Headers) -> None:
+        operators, adapter = PLUGINS / "operators", PLUGINS / name
+        shared = [PLUGINS / "include", operators]
+        objects = compiler.compile_all(sorted(operators.glob("*.cpp")), shared, [])
+        objects += compiler.compile_all(sorted(adapter.glob("*.cpp")), [*shared, adapter], [framework.folder])
+        target = folder / f"libaim_edge_{name}.so"
+        libraries.append(compiler.link([*kernels, *objects], target, adapter / "exports.map"))
+
     if ort is not None:
         progress(f"compiling the operators against ONNX Runtime {ort.version}")
-        adapter = PLUGINS / "onnxruntime"
-        includes = [PLUGINS / "include", adapter, PLUGINS / "tensorrt"]  # for the operator table
-        objects = compiler.compile_all(sorted(adapter.glob("*.cpp")), includes, [ort.folder])
-        target = folder / "libaim_edge_onnxruntime.so"
-        libraries.append(compiler.link([*kernels, *objects], target, adapter / "exports.map"))
+        add_adapter("onnxruntime", ort)
     if headers is not None:
         progress(f"compiling the plugins against TensorRT {headers.version}")
-        adapter = PLUGINS / "tensorrt"
-        includes = [PLUGINS / "include", adapter]
-        objects = compiler.compile_all(sorted(adapter.glob("*.cpp")), includes, [headers.folder])
-        target = folder / "libaim_edge_tensorrt.so"
-        libraries.append(compiler.link([*kernels, *objects], target, adapter / "exports.map"))
+        add_adapter("tensorrt", headers)
     return BuildReport(tuple(libraries), targets, toolkit, headers, library, onnxruntime=ort)
 
 

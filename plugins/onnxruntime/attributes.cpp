@@ -34,11 +34,8 @@ int64_t read_int(const OrtApi& api, const OrtKernelInfo* info, const AttributeRo
         refuse("the graph was made for version %lld of the operators (aim_edge_version); this library has version %d. "
                "Export again, or load the library that it was exported for", shown, static_cast<int>(kOperatorVersion));
     }
-    if (attribute.allowed_count > 0 && (value < 0 || value >= attribute.allowed_count)) {
-        refuse("attribute '%s' is %lld; expected 0 or 1", attribute.name, shown);
-    }
-    if (attribute.allowed_count == 0 && (value < 1 || value > INT32_MAX)) {
-        refuse("attribute '%s' is %lld; expected 1 to %d", attribute.name, shown, INT32_MAX);
+    if (const char* expected = expected_instead(attribute, value)) {
+        refuse("attribute '%s' is %lld; expected %s", attribute.name, shown, expected);
     }
     return value;
 }

@@ -1,7 +1,5 @@
 #include "kernel.h"
 
-#include <utility>
-
 #include "attributes.h"
 #include "refusal.h"
 
@@ -12,17 +10,6 @@ using aim_kernels::Status;
 
 void need(Status status) {
     if (status != Status::kSuccess) refuse("%s: %s", aim_kernels::status_message(status), aim_kernels::last_error());
-}
-
-// The smallest of every size that is not known, so that the kernels can judge those that are.
-void check_sizes(const OperatorRow& row, Call call) {
-    const bool norm = row.kind == OperatorKind::kRmsNormGated;
-    const std::pair<Symbol, int64_t> smallest[] = {
-        {kRows, 1}, {kLength, 1}, {kChannels, 1}, {kDConv, 2}, {kD, norm ? call.sizes.of[kNgroups] : 1}};
-    for (const auto& [symbol, value] : smallest) {
-        if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
-    }
-    need(validate_sizes(row.kind, call));
 }
 
 TensorType type_of_input(const OrtApi& api, const OrtKernelInfo* info, size_t index, const TensorRow& row) {
@@ -76,7 +63,7 @@ std::string title_of(const OrtApi& api, const OrtKernelInfo* info, const Operato
 
 Kernel::Kernel(const OrtApi& api, const OrtKernelInfo* info, const OperatorRow& row, bool on_cuda)
     : mApi(api), mRow(row), mTitle(title_of(api, info, row)), mAttributes(read_attributes(api, info, row)),
-      mInputs(inputs_of(row, mAttributes)) {
+      mTensors(tensors_of(row, mAttributes.sizes)) {
     check_static(info);
     if (!on_cuda) {
         refuse("runs on the CUDA execution provider only, and ONNX Runtime gave it to the CPU. Open the graph with "
@@ -95,15 +82,17 @@ void Kernel::check_static(const OrtKernelInfo* info) const {
     size_t inputs = 0, outputs = 0;
     check(mApi, mApi.KernelInfo_GetInputCount(info, &inputs));
     check(mApi, mApi.KernelInfo_GetOutputCount(info, &outputs));
-    if (inputs != mInputs.size()) refuse("%zu inputs; expected %zu, by the attributes", inputs, mInputs.size());
+    const int expected = mTensors.input_count;
+    if (inputs != static_cast<size_t>(expected)) refuse("%zu inputs; expected %d, by the attributes", inputs, expected);
     if (static_cast<int>(outputs) != mRow.output_count) refuse("%zu outputs; expected %d", outputs, mRow.output_count);
     Binding binding;
     binding.sizes = mAttributes.sizes;
     for (size_t i = 0; i < inputs; ++i) {
-        const TensorType found = type_of_input(mApi, info, i, *mInputs[i]);
-        check_element(*mInputs[i], found.element, binding);
+        const TensorRow& row = *mTensors.inputs[i];
+        const TensorType found = type_of_input(mApi, info, i, row);
+        check_element(row, found.element, binding);
         // A shape that is not known at all looks like a scalar's here; that of the data is checked at every run.
-        if (!found.dims.empty()) check_shape(mRow, *mInputs[i], found.dims, binding);
+        if (!found.dims.empty()) check_shape(mRow, row, found.dims, binding);
     }
     check_conv_dim(mRow, binding.sizes);
     Call call;
@@ -111,16 +100,16 @@ void Kernel::check_static(const OrtKernelInfo* info) const {
     call.eps = mAttributes.eps;
     call.activations = to_dtype(binding.activations);
     call.states = to_dtype(binding.states);
-    check_sizes(mRow, call);
+    need(validate_sizes(mRow.kind, call));
 }
 
 void Kernel::bind_inputs(OrtKernelContext* context, Call& call) const {
     Binding binding;
     binding.sizes = mAttributes.sizes;
-    for (size_t i = 0; i < mInputs.size(); ++i) {
-        const TensorRow& row = *mInputs[i];
+    for (int i = 0; i < mTensors.input_count; ++i) {
+        const TensorRow& row = *mTensors.inputs[i];
         const OrtValue* value = nullptr;
-        check(mApi, mApi.KernelContext_GetInput(context, i, &value));
+        check(mApi, mApi.KernelContext_GetInput(context, static_cast<size_t>(i), &value));
         if (value == nullptr) refuse("'%s' is missing; expected a tensor", row.name);
         OrtTensorTypeAndShapeInfo* info = nullptr;
         check(mApi, mApi.GetTensorTypeAndShape(value, &info));

@@ -4,9 +4,8 @@
 #include <onnxruntime_c_api.h>
 
 #include <string>
-#include <vector>
 
-#include "kernel_call.h"
+#include "call.h"
 #include "sizes.h"
 #include "tensors.h"
 
@@ -37,7 +36,7 @@ private:
     const OperatorRow& mRow;
     std::string mTitle;
     Attributes mAttributes;
-    std::vector<const TensorRow*> mInputs;
+    Tensors mTensors;
     OrtAllocator* mAllocator = nullptr;
 };
 

@@ -1,6 +1,6 @@
 #include "tensors.h"
 
-#include <algorithm>
+#include <string>
 
 #include "refusal.h"
 
@@ -30,25 +30,6 @@ void check_same(const TensorRow& tensor, ONNXTensorElementDataType element, ONNX
     if (kind == element) return;
     const char* what = tensor.element == Element::kState ? " like the other state" : " like the activations before it";
     refuse_element(tensor, element, element_name(kind) + what);
-}
-
-template <typename Show>
-std::string list(size_t count, Show show) {
-    std::string text;
-    for (size_t i = 0; i < count; ++i) text += (i ? ", " : "") + show(i);
-    return text;
-}
-
-[[noreturn]] void refuse_shape(const TensorRow& tensor, const ShapeRow& shape, const std::vector<int64_t>& dims,
-                               const Sizes& sizes) {
-    const auto rank = static_cast<size_t>(shape.rank);
-    const std::string found = list(dims.size(), [&](size_t i) { return std::to_string(dims[i]); });
-    const std::string names = list(rank, [&](size_t i) { return std::string(shape.dims[i].text); });
-    const std::string numbers = list(rank, [&](size_t i) {
-        const int64_t value = evaluate(shape.dims[i], sizes);
-        return value > 0 ? std::to_string(value) : std::string("any");
-    });
-    refuse("'%s' has shape (%s); expected (%s), here (%s)", tensor.name, found.c_str(), names.c_str(), numbers.c_str());
 }
 
 }  // namespace
@@ -91,32 +72,17 @@ void check_element(const TensorRow& tensor, ONNXTensorElementDataType element, B
 
 void check_shape(const OperatorRow& row, const TensorRow& tensor, const std::vector<int64_t>& dims, Binding& binding) {
     const ShapeRow& shape = shape_of(row, tensor, binding.sizes);
-    bool matches = dims.size() == static_cast<size_t>(shape.rank);
-    for (int i = 0; matches && i < shape.rank; ++i) {
-        const int64_t found = dims[static_cast<size_t>(i)];
-        if (found == -1) continue;
-        const Symbol symbol = bare_symbol(shape.dims[i]);
-        if (symbol != kOne && binding.sizes.of[symbol] == 0) binding.sizes.of[symbol] = std::max<int64_t>(found, 0);
-        const int64_t expected = evaluate(shape.dims[i], binding.sizes);
-        matches = found > 0 && (expected == 0 || found == expected);
-    }
-    if (!matches) refuse_shape(tensor, shape, dims, binding.sizes);
+    const Extents found{dims.data(), static_cast<int>(dims.size())};
+    if (bind_shape(shape, found, binding.sizes)) return;
+    refuse("%s", ShapeMessage(tensor, shape, found, binding.sizes).text);
 }
 
 void check_conv_dim(const OperatorRow& row, const Sizes& sizes) {
     if (row.kind != OperatorKind::kMamba2DecodeStep || sizes.of[kConvDim] == 0) return;
-    const int64_t expected = sizes.of[kNheads] * sizes.of[kHeaddim] + 2 * sizes.of[kNgroups] * sizes.of[kDState];
+    const int64_t expected = conv_dim_of(sizes);
     if (sizes.of[kConvDim] == expected) return;
     refuse("conv_dim is %lld; expected nheads * headdim + 2 * ngroups * d_state = %lld",
            static_cast<long long>(sizes.of[kConvDim]), static_cast<long long>(expected));
-}
-
-std::vector<const TensorRow*> inputs_of(const OperatorRow& row, const Attributes& attributes) {
-    std::vector<const TensorRow*> inputs;
-    for (int i = 0; i < row.input_count; ++i) {
-        if (present(row.inputs[i], attributes)) inputs.push_back(&row.inputs[i]);
-    }
-    return inputs;
 }
 
 }  // namespace aim_edge

@@ -4,7 +4,6 @@
 #include <aim_kernels/common.h>
 #include <onnxruntime_c_api.h>
 
-#include <string>
 #include <vector>
 
 #include "sizes.h"
@@ -34,8 +33,5 @@ void check_shape(const OperatorRow& row, const TensorRow& tensor, const std::vec
 
 // What the table leaves open: a convolution's channels follow from the attributes. Throws Refusal.
 void check_conv_dim(const OperatorRow& row, const Sizes& sizes);
-
-// The inputs that a node with these attributes has, in order.
-std::vector<const TensorRow*> inputs_of(const OperatorRow& row, const Attributes& attributes);
 
 }  // namespace aim_edge

@@ -1,4 +1,4 @@
-"""Writes tensorrt/operator_table.h from operators.json, so that the plugins check attributes and shapes by the table.
+"""Writes operators/operator_table.h from operators.json, so that the adapters check attributes and shapes by the table.
 
     python plugins/scripts/generate_operator_table.py           write the header
     python plugins/scripts/generate_operator_table.py --check   exit 1 if the header is not what would be written
@@ -17,11 +17,11 @@ from typing import Any
 
 PLUGINS = Path(__file__).resolve().parent.parent
 TABLE = PLUGINS / "operators.json"
-HEADER = PLUGINS / "tensorrt" / "operator_table.h"
+HEADER = PLUGINS / "operators" / "operator_table.h"
 
 ELEMENTS = {"T": "kActivation", "S": "kState", "float32": "kFloat32", "int32": "kInt32"}
 ATTRIBUTE_TYPES = {"int": "kInt", "float": "kFloat", "string": "kString"}
-# Limits of the C++ structs in tensorrt/table.h.
+# Limits of the C++ structs in operators/table.h.
 MAX_TERMS, MAX_SYMBOLS, MAX_RANK, MAX_ALLOWED = 3, 2, 4, 2
 
 

@@ -52,7 +52,7 @@ bool wrong_type(const OperatorRow& row, const AttributeRow& attribute, const Plu
 }
 
 bool read_string(const OperatorRow& row, const AttributeRow& attribute, const PluginField& field,
-                 Attributes& attributes) noexcept {
+                 PluginAttributes& attributes) noexcept {
     if (field.type != PluginFieldType::kCHAR || field.length < 0) return wrong_type(row, attribute, field);
     for (int i = 0; i < attribute.allowed_count; ++i) {
         if (is_text(field, attribute.allowed[i])) {
@@ -67,7 +67,7 @@ bool read_string(const OperatorRow& row, const AttributeRow& attribute, const Pl
 }
 
 bool read_field(const OperatorRow& row, const AttributeRow& attribute, const PluginField& field,
-                Attributes& attributes) noexcept {
+                PluginAttributes& attributes) noexcept {
     if (field.data == nullptr) {
         log_error(row.name, "attribute '%s' has no data; expected %s", attribute.name, type_name(attribute.type));
         return false;
@@ -92,7 +92,7 @@ const AttributeRow* find(const OperatorRow& row, const char* name) noexcept {
     return nullptr;
 }
 
-bool read_workspace(const OperatorRow& row, const PluginField& field, Attributes& attributes) noexcept {
+bool read_workspace(const OperatorRow& row, const PluginField& field, PluginAttributes& attributes) noexcept {
     const bool valid = field.data != nullptr && read_int(field, attributes.scan_workspace);
     if (valid && attributes.scan_workspace >= 0) return true;
     log_error(row.name, "serialized field '%s' is not an integer of 0 or more: the engine is damaged", kWorkspaceField);
@@ -110,19 +110,15 @@ bool check_attribute(const OperatorRow& row, const AttributeRow& attribute, int6
                   shown, static_cast<int>(kOperatorVersion));
         return false;
     }
-    if (attribute.allowed_count > 0 && (value < 0 || value >= attribute.allowed_count)) {
-        log_error(row.name, "attribute '%s' is %lld; expected 0 or 1", attribute.name, shown);
-        return false;
-    }
-    if (attribute.allowed_count == 0 && (value < 1 || value > INT32_MAX)) {
-        log_error(row.name, "attribute '%s' is %lld; expected 1 to %d", attribute.name, shown, INT32_MAX);
+    if (const char* expected = expected_instead(attribute, value)) {
+        log_error(row.name, "attribute '%s' is %lld; expected %s", attribute.name, shown, expected);
         return false;
     }
     return true;
 }
 
 bool read_fields(const OperatorRow& row, const nvinfer1::PluginFieldCollection* fields, bool serialized,
-                 Attributes& attributes) noexcept {
+                 PluginAttributes& attributes) noexcept {
     bool seen[kMaxAttributes] = {};
     bool seen_workspace = false;
     const int count = fields == nullptr || fields->fields == nullptr ? 0 : fields->nbFields;

@@ -22,7 +22,7 @@ const nvinfer1::PluginFieldCollection* Fields::announce(const OperatorRow& row) 
 
 #if NV_TENSORRT_MAJOR >= 10
 const nvinfer1::PluginFieldCollection* Fields::serialize(const OperatorRow& row,
-                                                         const Attributes& attributes) noexcept {
+                                                         const PluginAttributes& attributes) noexcept {
     announce(row);
     mAttributes = attributes;
     for (int i = 0; i < row.attribute_count; ++i) {

@@ -16,13 +16,14 @@ public:
 
 #if NV_TENSORRT_MAJOR >= 10
     // With values, in the form that read_fields takes back with `serialized`.
-    const nvinfer1::PluginFieldCollection* serialize(const OperatorRow& row, const Attributes& attributes) noexcept;
+    const nvinfer1::PluginFieldCollection* serialize(const OperatorRow& row,
+                                                     const PluginAttributes& attributes) noexcept;
 #endif
 
 private:
     nvinfer1::PluginField mFields[kMaxAttributes + 1];
     nvinfer1::PluginFieldCollection mCollection{};
-    Attributes mAttributes;
+    PluginAttributes mAttributes;
     int32_t mInts[kMaxAttributes] = {};
 };
 

@@ -1,8 +1,8 @@
 #include "operator.h"
 
-#include <utility>
+#include <algorithm>
 
-#include "launch.h"
+#include "call.h"
 #include "log.h"
 #include "types.h"
 
@@ -19,41 +19,45 @@ bool succeeded(const OperatorRow& row, Status status) noexcept {
     return false;
 }
 
-// The smallest of every size that is not known, so that the kernels can judge those that are.
-bool check_sizes(const OperatorRow& row, Call& call) noexcept {
-    const bool norm = row.kind == OperatorKind::kRmsNormGated;
-    const std::pair<Symbol, int64_t> smallest[] = {
-        {kRows, 1}, {kLength, 1}, {kChannels, 1}, {kDConv, 2}, {kD, norm ? call.sizes.of[kNgroups] : 1}};
-    for (const auto& [symbol, value] : smallest) {
-        if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
+// What a scan of these attributes can use on the current device, whatever its rows, length and types. 0 without a GPU.
+size_t scan_workspace_limit(const Attributes& attributes) noexcept {
+    Call call;
+    call.sizes = attributes.sizes;
+    call.sizes.of[kLength] = 1 << 16;  // long enough that the device, not the sequence, limits the segments
+    size_t most = 0;
+    for (auto dtype : {aim_kernels::DType::kFloat32, aim_kernels::DType::kFloat16}) {
+        call.activations = dtype;
+        for (int64_t rows = 1; rows <= 1024; rows *= 2) {
+            call.sizes.of[kRows] = rows;
+            most = std::max(most, workspace_bytes(OperatorKind::kSelectiveScan, call));
+        }
     }
-    return succeeded(row, validate_sizes(row.kind, call));
+    return most;
 }
 
 }  // namespace
 
 bool Operator::create(const OperatorRow& row, const nvinfer1::PluginFieldCollection* fields, bool serialized,
                       Operator& made) noexcept {
-    Attributes attributes;
+    PluginAttributes attributes;
     if (!read_fields(row, fields, serialized, attributes)) return false;
-    // Fixed here, in the process that builds the engine; see Attributes.
+    // Fixed here, in the process that builds the engine; see PluginAttributes.
     const bool scan = !serialized && row.kind == OperatorKind::kSelectiveScan;
     if (scan) attributes.scan_workspace = static_cast<int64_t>(scan_workspace_limit(attributes));
     return create(row, attributes, made);
 }
 
-bool Operator::create(const OperatorRow& row, const Attributes& attributes, Operator& made) noexcept {
+bool Operator::create(const OperatorRow& row, const PluginAttributes& attributes, Operator& made) noexcept {
     Call call;
     call.sizes = attributes.sizes;
     call.eps = attributes.eps;
-    if (!check_sizes(row, call)) return false;
+    if (!succeeded(row, validate_sizes(row.kind, call))) return false;
     made.mRow = &row;
     made.mAttributes = attributes;
     if (row.kind == OperatorKind::kMamba2DecodeStep) {
-        int64_t* size = made.mAttributes.sizes.of;
-        size[kConvDim] = size[kNheads] * size[kHeaddim] + 2 * size[kNgroups] * size[kDState];
+        made.mAttributes.sizes.of[kConvDim] = conv_dim_of(attributes.sizes);
     }
-    made.mTensors = tensors_of(row, attributes);
+    made.mTensors = tensors_of(row, attributes.sizes);
     return true;
 }
 
@@ -66,7 +70,7 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
     call.eps = mAttributes.eps;
     for (int i = 0; i < count; ++i) {
         const TensorRow& tensor = *mTensors.inputs[i];
-        if (!check_shape(*mRow, tensor, mAttributes, inputs[i].dims, call.sizes)) return false;
+        if (!check_shape(*mRow, tensor, inputs[i].dims, call.sizes)) return false;
         if (!is_supported(tensor.element, inputs[i].type)) {
             log_error(mRow->name, "'%s' has TensorRT data type %d, which is not supported there", tensor.name,
                       static_cast<int>(inputs[i].type));
@@ -80,7 +84,7 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
 
 bool Operator::check(const PluginTensorDesc* inputs, int count) const noexcept {
     Call call;
-    return fill(inputs, count, call) && check_sizes(*mRow, call);
+    return fill(inputs, count, call) && succeeded(*mRow, validate_sizes(mRow->kind, call));
 }
 
 size_t Operator::workspace(const PluginTensorDesc* inputs, int count) const noexcept {

@@ -17,10 +17,10 @@ public:
     // logging why: a wrong attribute, another version, sizes that the kernels do not have.
     static bool create(const OperatorRow& row, const nvinfer1::PluginFieldCollection* fields, bool serialized,
                        Operator& made) noexcept;
-    static bool create(const OperatorRow& row, const Attributes& attributes, Operator& made) noexcept;
+    static bool create(const OperatorRow& row, const PluginAttributes& attributes, Operator& made) noexcept;
 
     const OperatorRow& row() const noexcept { return *mRow; }
-    const Attributes& attributes() const noexcept { return mAttributes; }
+    const PluginAttributes& attributes() const noexcept { return mAttributes; }
     int input_count() const noexcept { return mTensors.input_count; }
     int output_count() const noexcept { return mTensors.output_count; }
     // The input that output `index` may overwrite, or -1.
@@ -52,7 +52,7 @@ private:
     bool fill(const nvinfer1::PluginTensorDesc* inputs, int count, struct Call& call) const noexcept;
 
     const OperatorRow* mRow = nullptr;
-    Attributes mAttributes;
+    PluginAttributes mAttributes;
     Tensors mTensors;
 };
 

@@ -43,7 +43,7 @@ bool Operator::output_shape(int index, const nvinfer1::DimsExprs* inputs, int co
     Sizes sizes = mAttributes.sizes;
     const nvinfer1::IDimensionExpr* bound[kSymbolCount] = {};
     for (int i = 0; i < count; ++i) {
-        const ShapeRow& expected = shape_of(*mRow, *mTensors.inputs[i], mAttributes);
+        const ShapeRow& expected = shape_of(*mRow, *mTensors.inputs[i], mAttributes.sizes);
         nvinfer1::Dims dims;
         dims.nbDims = inputs[i].nbDims;
         for (int d = 0; d < inputs[i].nbDims; ++d) {
@@ -52,7 +52,7 @@ bool Operator::output_shape(int index, const nvinfer1::DimsExprs* inputs, int co
             const Symbol symbol = d < expected.rank ? bare_symbol(expected.dims[d]) : kOne;
             if (bound[symbol] == nullptr) bound[symbol] = dim;
         }
-        if (!check_shape(*mRow, *mTensors.inputs[i], mAttributes, dims, sizes)) return false;
+        if (!check_shape(*mRow, *mTensors.inputs[i], dims, sizes)) return false;
     }
     const TensorRow& output = *mTensors.outputs[index];
     if (output.alias >= 0) {

@@ -69,7 +69,7 @@ bool read_blob(const OperatorRow& row, const void* data, size_t length, Operator
                   static_cast<int>(blob.version), static_cast<int>(kOperatorVersion));
         return false;
     }
-    Attributes attributes;
+    PluginAttributes attributes;
     for (int i = 0; i < row.attribute_count; ++i) {
         const AttributeRow& attribute = row.attributes[i];
         if (attribute.type == AttributeType::kFloat) continue;

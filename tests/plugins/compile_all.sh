@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compiles every source of ours that reads TensorRT's headers against each folder of headers that is named, with
-# warnings as errors. Host compiler only: seconds, no nvcc, no GPU.
+# Compiles every source of ours that reads TensorRT's headers against each folder of headers that is named, and what
+# they share with ONNX Runtime's without any, with warnings as errors. Host compiler only: seconds, no nvcc, no GPU.
 #
 #     bash tests/plugins/compile_all.sh FOLDER...        each holds NvInferRuntime.h
 #
@@ -17,10 +17,18 @@ if [ ! -f "$cuda/cuda_runtime_api.h" ]; then
     exit 2
 fi
 flags=(-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -Werror)
-flags+=(-isystem "$cuda" -isystem "$cuda/cccl" -Iplugins/include -Iplugins/tensorrt)
+flags+=(-isystem "$cuda" -isystem "$cuda/cccl" -Iplugins/include -Iplugins/operators)
 objects="$(mktemp -d)"
 trap 'rm -rf "$objects"' EXIT
 failed=0
+compile() { # FLAG... SOURCE
+    "${CXX:-g++}" "${flags[@]}" "${@:1:$#-1}" -c "${@: -1}" -o "$objects/object.o"
+}
+sources=(plugins/operators/*.cpp) bad=0
+for source in "${sources[@]}"; do
+    compile "$source" || bad=1
+done
+[ "$bad" = 0 ] && echo "ok      no framework: ${#sources[@]} sources" || { echo "FAILED  no framework"; failed=1; }
 for headers in "$@"; do
     if [ ! -f "$headers/NvInferRuntime.h" ]; then
         echo "FAILED  $headers holds no NvInferRuntime.h"
@@ -34,7 +42,7 @@ for headers in "$@"; do
     case $version in [89].*) ;; *) sources+=(tests/plugins/v3_*.cpp) ;; esac
     bad=0
     for source in "${sources[@]}"; do
-        "${CXX:-g++}" "${flags[@]}" -isystem "$headers" -c "$source" -o "$objects/object.o" || bad=1
+        compile -isystem "$headers" -Iplugins/tensorrt "$source" || bad=1
     done
     if [ "$bad" = 0 ]; then
         echo "ok      TensorRT $version: ${#sources[@]} sources"

@@ -69,8 +69,11 @@ def emulated(headers: toolkit.Headers, compiler: toolkit.Toolkit) -> tuple[Path,
 
     for source in [*sorted(plugins.glob("src/*.cu")), *sorted(emulator.glob("*.cpp"))]:
         compile_one(source, *kernels)
+    shared = ["-fvisibility=hidden", f"-I{plugins / 'operators'}"]
+    for source in sorted(plugins.glob("operators/*.cpp")):
+        compile_one(source, *shared)
     for source in sorted(plugins.glob("tensorrt/*.cpp")):
-        compile_one(source, "-fvisibility=hidden", *tensorrt)
+        compile_one(source, *shared, *tensorrt)
     compile_one(here / "emulated" / "cuda_memory.cpp")
     library = target / "libaim_edge_tensorrt.so"
     exports = f"-Wl,--version-script={plugins / 'tensorrt' / 'exports.map'}"

@@ -27,8 +27,10 @@ def build_emulated(target: Path, ort: Path, cuda: Path) -> Path:
     common += ["-isystem", str(cuda), "-isystem", str(cuda / "cccl"), f"-I{PLUGINS / 'include'}"]
     kernels = ["-x", "c++", "-fno-strict-aliasing", "-Wno-unknown-pragmas", f"-I{PLUGINS / 'src'}"]
     kernels += [f"-I{EMULATOR}", "-include", str(EMULATOR / "cuda_emulator.h")]
-    adapter = ["-isystem", str(ort), f"-I{PLUGINS / 'onnxruntime'}", f"-I{PLUGINS / 'tensorrt'}"]
+    operators = [f"-I{PLUGINS / 'operators'}"]
+    adapter = ["-isystem", str(ort), f"-I{PLUGINS / 'onnxruntime'}", *operators]
     sources = dict.fromkeys([*PLUGINS.glob("src/*.cu"), *EMULATOR.glob("*.cpp")], kernels)
+    sources |= dict.fromkeys(PLUGINS.glob("operators/*.cpp"), operators)
     sources |= {path: adapter for path in PLUGINS.glob("onnxruntime/*.cpp") if path.name != "register.cpp"}
     sources |= {HERE / "ort_emulated.cpp": adapter, HERE / "emulated/cuda_memory.cpp": []}
     objects = []

@@ -16,7 +16,7 @@ import pytest
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 SCRIPT = PLUGINS / "scripts" / "generate_operator_table.py"
 TABLE: dict[str, Any] = json.loads((PLUGINS / "operators.json").read_text())
-HEADER = (PLUGINS / "tensorrt" / "operator_table.h").read_text()
+HEADER = (PLUGINS / "operators" / "operator_table.h").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_the_header_holds_every_attribute_and_tensor() -> None:
 
 def test_the_order_that_the_code_relies_on() -> None:
     operators = TABLE["operators"]
-    # launch.cpp: a string attribute is its index; 0 is Mamba-1, and Activation's numbers are the table's.
+    # call.cpp: a string attribute is its index; 0 is Mamba-1, and Activation's numbers are the table's.
     assert operators["SelectiveScan"]["attributes"]["kind"]["allowed"] == ["mamba1", "mamba2"]
     assert operators["CausalConv1d"]["attributes"]["activation"]["allowed"] == ["none", "silu"]
     for operator in operators.values():

@@ -1,6 +1,6 @@
-#include "launch.h"
+#include "call.h"
 
-#include <algorithm>
+#include <utility>
 
 namespace aim_edge {
 namespace {
@@ -11,7 +11,7 @@ const float* floats(const void* pointer) noexcept { return static_cast<const flo
 const int32_t* ints(const void* pointer) noexcept { return static_cast<const int32_t*>(pointer); }
 int32_t narrow(int64_t value) noexcept { return static_cast<int32_t>(value); }
 
-// TensorRT hands over dense tensors: a row is `length` times `width` elements.
+// Frameworks hand over dense tensors: a row is `length` times `width` elements.
 struct Dense {
     int64_t length;
     void operator()(int64_t width, int64_t& row_stride, int64_t& time_stride) const noexcept {
@@ -149,7 +149,13 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
 
 }  // namespace
 
-Status validate_sizes(OperatorKind kind, const Call& call) noexcept {
+Status validate_sizes(OperatorKind kind, Call call) noexcept {
+    const bool norm = kind == OperatorKind::kRmsNormGated;
+    const std::pair<Symbol, int64_t> smallest[] = {
+        {kRows, 1}, {kLength, 1}, {kChannels, 1}, {kDConv, 2}, {kD, norm ? call.sizes.of[kNgroups] : 1}};
+    for (const auto& [symbol, value] : smallest) {
+        if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
+    }
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 
@@ -161,21 +167,6 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
 
 Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept {
     return with_params(kind, call, [stream](const auto& params) { return aim_kernels::launch(params, stream); });
-}
-
-size_t scan_workspace_limit(const Attributes& attributes) noexcept {
-    Call call;
-    call.sizes = attributes.sizes;
-    call.sizes.of[kLength] = 1 << 16;  // long enough that the device, not the sequence, limits the segments
-    size_t most = 0;
-    for (auto dtype : {aim_kernels::DType::kFloat32, aim_kernels::DType::kFloat16}) {
-        call.activations = dtype;
-        for (int64_t rows = 1; rows <= 1024; rows *= 2) {
-            call.sizes.of[kRows] = rows;
-            most = std::max(most, workspace_bytes(OperatorKind::kSelectiveScan, call));
-        }
-    }
-    return most;
 }
 
 }  // namespace aim_edge

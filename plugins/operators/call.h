@@ -19,7 +19,8 @@ struct Call {
     size_t workspace_size = 0;
 };
 
-aim_kernels::Status validate_sizes(OperatorKind kind, const Call& call) noexcept;
+// Whether the kernels have these sizes. One that is not known passes: the smallest is taken for it.
+aim_kernels::Status validate_sizes(OperatorKind kind, Call call) noexcept;
 
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept;
 
