@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aim_edge.runtime import Generator, Manifest
+    from aim_edge.runtime.provenance import Provenance
 
     Images = NDArray[np.uint8]
 
@@ -71,6 +72,7 @@ class Order:
         every: codes between two previews; None for no previews.
         sampling: seed, guidance_scale, temperature, top_k, top_p as `Generator.stream` takes them.
         prefix: (H, W, 3) image whose top `prefix_rows` rows of codes every image keeps, or None.
+        marked: write into every file where it comes from (`runtime.provenance`).
     """
 
     classes: Sequence[int]
@@ -81,6 +83,7 @@ class Order:
     sampling: dict[str, Any] = field(default_factory=dict)
     prefix: Images | None = None
     prefix_rows: int | None = None
+    marked: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,16 @@ def draw(generator: Generator, order: Order, folder: Path, grid_file: Path, repo
         folder: made if need be; files of the same names are replaced.
         grid_file: where the grid goes.
         report: told how far it is.
+
+    Raises:
+        ValueError: a bad argument, or what the bundle's usage policy forbids; nothing was written.
     """
     import numpy as np
 
     from aim_edge.runtime.images import grid, save_png
 
+    if not order.marked and generator.policy is not None and generator.policy.require_provenance:
+        raise ValueError(f"{generator.bundle.path}: its usage policy requires provenance; leave --no-provenance away")
     manifest = generator.bundle.manifest
     labels = np.repeat(np.asarray(order.classes, np.int32), order.count)
     rows, columns = min(len(order.classes), GRID_ROWS), min(order.count, GRID_COLUMNS)
@@ -122,14 +130,38 @@ def draw(generator: Generator, order: Order, folder: Path, grid_file: Path, repo
         tokens[start : start + len(part)] = codes
         for i, image in enumerate(images, start):
             name = re.sub(r"\W+", "-", class_label(manifest, int(labels[i])))
-            save_png(folder / f"{name}_{order.first_index + i:05d}_{order.sampling.get('seed', 0)}.png", image)
+            index = order.first_index + i
+            save_png(
+                folder / f"{name}_{index:05d}_{order.sampling.get('seed', 0)}.png", image,
+                provenance(generator, order, codes[i - start], int(labels[i]), index),
+            )  # fmt: skip
             if i // order.count < rows and i % order.count < columns:
                 shown.append(image)
     seconds = time.perf_counter() - begin
     names = [class_label(manifest, class_id) for class_id in order.classes[:rows]]
     grid_file.parent.mkdir(parents=True, exist_ok=True)
-    save_png(grid_file, grid(np.stack(shown), rows, columns, names))
+    save_png(grid_file, grid(np.stack(shown), rows, columns, names), provenance(generator, order, tokens[0]))
     return Drawn(tokens, seconds, grid_file, rows, columns)
+
+
+def provenance(
+    generator: Generator, order: Order, codes: NDArray[np.int32], class_id: int | None = None,
+    index: int | None = None,
+) -> Provenance | None:  # fmt: skip
+    """What a file of an order is marked with, or None. Without a class: a grid; `codes` (T) are of an image of it."""
+    from aim_edge.runtime.provenance import Provenance
+
+    if not order.marked:
+        return None
+    settings = dict(order.sampling)
+    seed = settings.pop("seed", 0)
+    kept = 0 if order.prefix is None else (order.prefix_rows or 0) * generator.dims.grid_width
+    manifest = generator.bundle.manifest
+    return Provenance.from_generation(
+        manifest, generator.policy, generator.backend.name, seed=seed,
+        sampling=manifest.sampling_defaults.override(**settings), class_id=class_id, image_index=index,
+        prefix_tokens=codes[:kept].tolist(),
+    )  # fmt: skip
 
 
 def _draw_batch(
@@ -158,7 +190,8 @@ def _draw_batch(
         images = known.images
         report(f"drawing {total} images", start * length + known.step * len(labels), total * length)
         if order.every is not None and images is not None and known.step < length:
-            save_png(previews / f"{first:05d}_{known.step:04d}.png", grid(images, 1, len(images)))
+            mark = provenance(generator, order, known.tokens[0])
+            save_png(previews / f"{first:05d}_{known.step:04d}.png", grid(images, 1, len(images)), mark)
     if images is None:
         raise RuntimeError("the stream ended without its images")
     return images, known.tokens

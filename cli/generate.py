@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import output, reporting
+from .console import errors, output, reporting
 
 
 def generate(
@@ -36,6 +36,9 @@ def generate(
     preview_every: Annotated[
         int | None, typer.Option(min=1, help="Write the growing images to OUT/previews every so many codes.")
     ] = None,
+    no_provenance: Annotated[
+        bool, typer.Option("--no-provenance", help="Leave out of the files what says where they come from.")
+    ] = False,
 ) -> None:
     """Draw images with a bundle: a PNG each, and a grid with a row for each class."""
     from aim_edge.runtime import Generator
@@ -60,10 +63,12 @@ def generate(
                 choose_classes(classes, generator.bundle.manifest), count, batch, first_index, preview_every,
                 {"seed": seed, "guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k,
                  "top_p": top_p},
-                prefix, prefix_rows,
+                prefix, prefix_rows, marked=not no_provenance,
             )  # fmt: skip
             drawn = draw(generator, order, out, out / "grid.png", report)
     output.print(summary(drawn, out), soft_wrap=True)
+    if no_provenance:
+        errors.print("--no-provenance: the images are unmarked; nothing in them says that a model drew them")
 
 
 def refuse_checkpoint_name(bundle: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
 from aim_edge.runtime.contract import DTYPES, Contract, build_contract
 from aim_edge.runtime.manifest import CheckpointRecord, Manifest
+from aim_edge.runtime.policy import POLICY, UsagePolicy
 from aim_edge.runtime.sampler import SamplingConfig
 
 from .decoder import condition_graph, decoder_graph
@@ -34,6 +36,7 @@ def export_bundle(
     precision: str = "float32",
     state_dtype: str = "float32",
     overwrite: bool = False,
+    policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes the bundle of a checkpoint.
@@ -48,6 +51,7 @@ def export_bundle(
         precision: "float32" or "float16", of activations and stored matrices.
         state_dtype: "float32" or "float16", of conv_state and ssm_state.
         overwrite: replace a bundle that is there.
+        policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
 
     Returns:
@@ -65,11 +69,15 @@ def export_bundle(
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    rules = None if policy is None else UsagePolicy.load(policy)
     tell = progress or (lambda what, done, total: None)
     with new_bundle(Path(out), overwrite=overwrite) as folder:
         tell("reading the checkpoint", 0, 6)
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         dims = model_dims(loaded.aim.config, loaded.vq.config)
+        if rules is not None:
+            rules.denied_ids(dims.num_classes, loaded.class_names)
+            (folder / POLICY).write_text(rules.to_json(), encoding="utf-8")
         transposed = LOWERINGS[lowering].recurrence.transposed_state
         contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
         models = dict(_graphs(loaded, contract, lowering, precision, state_dtype))

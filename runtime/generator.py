@@ -15,6 +15,7 @@ from .backends import Backend, Session, open_backend
 from .bundle import Bundle
 from .checks import check_image_index, check_integer, check_integers, check_labels
 from .images import Image8, from_uint8, to_uint8
+from .policy import POLICY, UsagePolicy
 from .sampler import Sampler, SamplingConfig
 
 # Images decoded at once: the tokenizer's activations are far larger than the decoder's state.
@@ -59,12 +60,16 @@ class Generator:
         bundle: what was opened.
         backend: what runs its graphs.
         dims: the model's sizes (`contract.ModelDims`); below, T is num_tokens and V vocab_size.
+        policy: the bundle's usage policy, which `generate` and `stream` enforce, or None.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
         self.dims = bundle.manifest.contract.dims
+        self.policy = UsagePolicy.of_bundle(bundle)
+        names = bundle.manifest.class_names
+        self._denied = self.policy.denied_ids(self.dims.num_classes, names) if self.policy else frozenset[int]()
         self._idle: Session | None = None
         self._closed = False
 
@@ -133,7 +138,7 @@ class Generator:
             images (B, H, W, C) uint8 and tokens (B, T) int32, the prefix among them.
 
         Raises:
-            ValueError, TypeError: a bad argument, named.
+            ValueError, TypeError: a bad argument, named; a class that the bundle's policy denies.
             EngineError: a graph could not be loaded or run.
             NonFiniteError: an engine gave NaN or infinity.
         """
@@ -235,6 +240,7 @@ class Generator:
         """Checks every argument before anything runs."""
         self._check_open()
         labels = check_labels("class_ids", class_ids, self.dims.num_classes)
+        self._check_policy(labels)
         config = self.bundle.manifest.sampling_defaults.override(
             guidance_scale=guidance_scale, temperature=temperature, top_k=top_k, top_p=top_p
         )
@@ -242,6 +248,14 @@ class Generator:
         index = check_image_index(image_index, len(labels))
         prefix = self._check_prefix(len(labels), prefix_tokens, prefix_image, prefix_rows)
         return _Request(labels, checked_seed, index, prefix, config)
+
+    def _check_policy(self, labels: NDArray[np.int32]) -> None:
+        denied = sorted(self._denied & set(labels.tolist()))
+        if denied:
+            names = self.bundle.manifest.class_names
+            said = ", ".join(f"{i} ({names[i]})" if names else str(i) for i in denied)
+            notice = f": {self.policy.notice}" if self.policy and self.policy.notice else ""
+            raise ValueError(f"class {said} is denied by the usage policy {self.bundle.path / POLICY}{notice}")
 
     def _check_prefix(
         self, batch: int, tokens: ArrayLike | None, image: ArrayLike | None, rows: int | None

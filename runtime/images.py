@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from .provenance import Provenance
 
 Image8 = NDArray[np.uint8]
 
@@ -34,17 +38,33 @@ def from_uint8(images: Image8) -> NDArray[np.float32]:
     return np.ascontiguousarray((images.astype(np.float32) / np.float32(127.5) - 1).transpose(0, 3, 1, 2))
 
 
-def save_png(path: str | os.PathLike[str], image: Image8) -> None:
-    """Writes one (H, W, 3) uint8 image as PNG, whole or not at all (a temporary sibling is renamed)."""
+def save_png(path: str | os.PathLike[str], image: Image8, provenance: Provenance | None = None) -> None:
+    """Writes one (H, W, 3) uint8 image as PNG, whole or not at all (a temporary sibling is renamed).
+
+    Args:
+        path: the file.
+        image: its pixels.
+        provenance: where it comes from, which the file then says; the pixels' digest is filled in.
+    """
     from PIL import Image
 
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(image).save(partial, format="PNG")
+        picture = Image.fromarray(image)
+        marks = None if provenance is None else provenance.with_pixels(picture).to_png_info()
+        picture.save(partial, format="PNG", pnginfo=marks)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_pixels(path: str | os.PathLike[str]) -> Image8:
+    """An image file's pixels as they stand: (H, W, channels) uint8 of the file's own mode. Raises OSError."""
+    from PIL import Image
+
+    with Image.open(path) as file:
+        return np.array(file)
 
 
 def load_image(path: str | os.PathLike[str], height: int, width: int) -> Image8:

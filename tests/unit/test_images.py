@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from aim_edge.runtime import NonFiniteError
-from aim_edge.runtime.images import from_uint8, grid, load_image, save_png, to_uint8
+from aim_edge.runtime.images import from_uint8, grid, load_image, read_pixels, save_png, to_uint8
 
 
 def test_every_byte_survives_the_trip_through_float() -> None:
@@ -31,6 +31,7 @@ def test_png_round_trip_leaves_no_partial_file(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     save_png(tmp_path / "a.png", image)
     np.testing.assert_array_equal(load_image(tmp_path / "a.png", 8, 12), image)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), image)
     with pytest.raises((TypeError, ValueError)):
         save_png(tmp_path / "b.png", np.zeros((2, 2, 7), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
