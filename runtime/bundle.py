@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .engines import engine_problem
 from .errors import BundleError
 from .manifest import MANIFEST, FileRecord, Manifest
 
@@ -32,16 +33,17 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], verify: bool = True) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], verify: bool = True, engines: bool = True) -> Bundle:
         """Reads the manifest and checks every file that it names.
 
         Args:
             path: the bundle's folder.
             verify: compare SHA-256 too; False checks presence and sizes only.
+            engines: check the engines that are recorded too; False is for building them anew.
 
         Raises:
-            BundleError: no bundle, another schema, files missing, truncated, altered or not listed
-                (each is named).
+            BundleError: no bundle, another schema, files missing, truncated, altered or not listed, an engine
+                of another library version, GPU or graph than is recorded (each is named).
         """
         root = Path(path)
         manifest = read_manifest(root)
@@ -53,9 +55,11 @@ class Bundle:
         ]
         unlisted = {name for name in _files_in(root) if name.endswith(_GUARDED)} - set(manifest.files)
         bad += [f"{name}: lies in the bundle, but the manifest does not list it" for name in sorted(unlisted)]
+        if engines:
+            bad += _check_engines(root, manifest, verify)
         if bad:
             lines = "".join(f"\n  {problem}" for problem in bad)
-            raise BundleError(f"{root}: the bundle is not what was exported; copy or export it again{lines}")
+            raise BundleError(f"{root}: the bundle is not what was made; copy, export or build it again{lines}")
         return cls(root, manifest)
 
     def graph_path(self, graph: str) -> Path:
@@ -95,7 +99,8 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
         BundleError: a file of it is missing from the folder or has another size.
     """
     root = Path(folder)
-    bad = [problem for name, record in manifest.files.items() if (problem := _check(root, name, record, False))]
+    listed = manifest.files | manifest.engine_files()
+    bad = [problem for name, record in listed.items() if (problem := _check(root, name, record, False))]
     if bad:
         raise BundleError(f"{root}: the manifest does not fit the folder: " + "; ".join(bad))
     partial = root / f".{MANIFEST}.{os.getpid()}.tmp"
@@ -142,18 +147,50 @@ def new_bundle(out: str | os.PathLike[str], overwrite: bool = False) -> Iterator
         OSError: writing failed; nothing is left at `out` that was not there before.
     """
     target = Path(os.path.abspath(out))
+    with staging(target) as folder:
+        _check_free(target, overwrite)
+        yield folder
+        _check_free(target, overwrite)
+        put_in_place(folder, target)
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Yields a new temporary sibling of `target`; it is removed at the end, and before it what killed processes left.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_stale(target)
-    _check_free(target, overwrite)
     folder = target.with_name(_sibling_prefix(target) + f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
     folder.mkdir()
     try:
         yield folder
-        _sync_tree(folder)
-        _check_free(target, overwrite)
-        _put_in_place(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Flushes a folder to disk and renames it to `target`; what is there is moved aside, then removed.
+
+    Raises:
+        OSError: it failed; what was at `target` is there still.
+    """
+    _sync_tree(folder)
+    aside = folder.with_name(folder.name + "-old")
+    replaces = target.exists()
+    if replaces:
+        os.rename(target, aside)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if replaces:
+            os.rename(aside, target)
+        raise
+    _sync(target.parent)
+    if replaces:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _files_in(root: Path) -> list[str]:
@@ -175,6 +212,20 @@ def _check(root: Path, name: str, record: FileRecord, verify: bool) -> str | Non
     return None
 
 
+def _check_engines(root: Path, manifest: Manifest, verify: bool) -> list[str]:
+    """What is wrong with the engines that a manifest records."""
+    bad = []
+    for target, engines in manifest.engines.items():
+        for graph, file in engines.graphs.items():
+            source = manifest.files.get(manifest.contract.graphs[graph].file)
+            if source is not None and source.sha256 != file.source_sha256:
+                bad.append(f"{file.file}: built for {target} from a graph with SHA-256 {file.source_sha256}; "
+                           f"{source.sha256} expected")  # fmt: skip
+            elif problem := _check(root, file.file, file.record, verify) or engine_problem(root, file.file, engines):
+                bad.append(problem)
+    return bad
+
+
 def _check_free(target: Path, overwrite: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
@@ -182,22 +233,6 @@ def _check_free(target: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{target} exists; choose another folder, or ask to overwrite it")
     if not (target / MANIFEST).is_file() and (not target.is_dir() or target.is_symlink() or any(target.iterdir())):
         raise FileExistsError(f"{target} is no bundle (it has no {MANIFEST}), so it is not overwritten")
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    aside = folder.with_name(folder.name + "-old")
-    replaces = target.exists()
-    if replaces:
-        os.rename(target, aside)
-    try:
-        os.rename(folder, target)
-    except OSError:
-        if replaces:
-            os.rename(aside, target)
-        raise
-    _sync(target.parent)
-    if replaces:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sibling_prefix(target: Path) -> str:

@@ -48,6 +48,66 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class EngineFile:
+    """One graph's engine: its file (relative to the bundle), size and digest, and the digest of the ONNX graph."""
+
+    file: str
+    bytes: int
+    sha256: str
+    source_sha256: str
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and digest, as other files have them."""
+        return FileRecord(self.bytes, self.sha256)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EngineFile:
+        check_keys(cls, values)
+        for digest in ("sha256", "source_sha256"):
+            FileRecord.from_dict({"bytes": values["bytes"], "sha256": values[digest]})
+        return cls(**{**values, "file": str(values["file"])})
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """The engines of one target.
+
+    Attributes:
+        target: its name, such as "rtx:sm86".
+        library: "TensorRT-RTX".
+        version: of the library that built them, in full; no other loads them.
+        sms: the GPU architectures they run on, such as ("sm86",).
+        precision: of the graphs; the networks are strongly typed, so that it is the engines' too.
+        batch, length: smallest, best and largest number of images, and of codes of `scan`.
+        graphs: the engine of each graph that was built.
+    """
+
+    target: str
+    library: str
+    version: str
+    sms: tuple[str, ...]
+    precision: str
+    batch: tuple[int, int, int]
+    length: tuple[int, int, int]
+    graphs: dict[str, EngineFile]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EngineRecord:
+        check_keys(cls, values)
+        for name in ("batch", "length"):
+            sizes = values[name]
+            if len(sizes) != 3 or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(sizes):
+                raise ValueError(f"{name} is {sizes!r}; expected three integers >= 1 that do not decrease")
+        unknown = sorted(set(values["graphs"]) - set(GRAPHS))
+        if unknown or not values["graphs"]:
+            raise ValueError(f"graphs are {sorted(values['graphs'])}; expected one or more of {GRAPHS}")
+        typed = {name: tuple(values[name]) for name in ("sms", "batch", "length")}
+        graphs = {name: EngineFile.from_dict(file) for name, file in values["graphs"].items()}
+        return cls(**{**values, **typed, "graphs": graphs})
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that is known of a bundle without reading its graphs.
 
@@ -62,7 +122,7 @@ class Manifest:
         lowering: of `contract.LOWERINGS`.
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
-        files: every file of the bundle but the manifest, by its path relative to the bundle ("/" between parts).
+        files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
         parity: what `validate` found, or None where it has not run.
         engines: what was built for a target, by target.
     """
@@ -79,7 +139,7 @@ class Manifest:
     checkpoint: CheckpointRecord
     files: dict[str, FileRecord] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
-    engines: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, EngineRecord] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -98,12 +158,20 @@ class Manifest:
             bad.append(f"num_tokens is {tokens} (expected: grid_height * grid_width = {cells})")
         bad += [f"file name {name!r} leaves the bundle" for name in self.files if not _is_inside(name)]
         bad += [f"graph file {name!r} leaves the bundle" for name in self.graph_files() if not _is_inside(name)]
+        bad += [f"engine file {name!r} leaves the bundle" for name in self.engine_files() if not _is_inside(name)]
+        for target, engines in self.engines.items():
+            if engines.target != target:
+                bad.append(f"the engines of {target} are recorded as those of {engines.target}")
         if bad:
             raise BundleError(f"{MANIFEST}: " + "; ".join(bad))
 
     def graph_files(self) -> list[str]:
         """The ONNX file of each graph, relative to the bundle."""
         return [graph.file for graph in self.contract.graphs.values()]
+
+    def engine_files(self) -> dict[str, FileRecord]:
+        """Every engine file, by its path relative to the bundle."""
+        return {file.file: file.record for engines in self.engines.values() for file in engines.graphs.values()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
@@ -129,6 +197,7 @@ class Manifest:
                 "sampling_defaults": SamplingConfig.from_dict(values["sampling_defaults"]),
                 "checkpoint": CheckpointRecord.from_dict(values["checkpoint"]),
                 "files": {name: FileRecord.from_dict(record) for name, record in values["files"].items()},
+                "engines": {target: EngineRecord.from_dict(record) for target, record in values["engines"].items()},
             }
             return cls(**{**values, **typed})
         except BundleError:
