@@ -12,13 +12,16 @@ from typing import Annotated
 
 import typer
 
+from .build import build
 from .console import errors
 from .demo import demo
 from .doctor import doctor
 from .export import export
+from .gate import gate
 from .generate import generate
 from .inspect import inspect
 from .validate import validate
+from .verify import verify
 
 USER_ERROR, INTERNAL_ERROR = 2, 3
 
@@ -29,9 +32,10 @@ _EXTRAS = {
     "onnx_ir": "export",
     "safetensors": "export",
     "huggingface_hub": "export",
+    "jinja2": "export",
     "onnxruntime": "ort",
     "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt-rtx",
+    "tensorrt_rtx_bindings": "tensorrt-rtx",
     "cuda": "tensorrt",
 }
 
@@ -44,12 +48,12 @@ class _Wishes:
 
 
 app = typer.Typer(
-    help="AiM from a trained checkpoint to an engine that draws images: export, generate, validate.",
+    help="AiM from a trained checkpoint to an engine that draws images: export, generate, validate, build, gate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, generate, validate, inspect, doctor, demo):
+for command in (export, generate, validate, verify, build, gate, inspect, doctor, demo):
     app.command()(command)
 if importlib.util.find_spec(f"{__name__}.plugins") is not None:
     app.add_typer(importlib.import_module(".plugins", __name__).app, name="plugins")

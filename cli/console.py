@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 # A log's width, where rich would take 80 columns; a terminal knows its own.
 _LOG_WIDTH = 120
 
-# No markup: messages hold paths and `aim-edge[extra]`, whose brackets are text.
-output = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
-errors = Console(stderr=True, markup=False, highlight=False)
+# No markup, no emoji: messages hold paths, `aim-edge[extra]` and 1:1:8, whose brackets and colons are text.
+output = Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
+errors = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 _QUARTERS = 4
 

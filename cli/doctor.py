@@ -75,7 +75,7 @@ def find_components() -> list[Finding]:
         _package("NumPy", "numpy", "pip install numpy"),
         _onnxruntime(),
         _package("TensorRT", "tensorrt", 'pip install "aim-edge[tensorrt]" (Jetson: apt install python3-libnvinfer)'),
-        _package("TensorRT-RTX", "tensorrt_rtx", 'pip install "aim-edge[tensorrt-rtx]"'),
+        _package("TensorRT-RTX", "tensorrt_rtx_bindings", 'pip install "aim-edge[tensorrt-rtx]"'),
         cuda_driver(),
         _program("nvcc", "release", "to build the plugins: install the CUDA toolkit (Jetson: apt install cuda-nvcc)"),
         _program("npm", "", "to fetch the demo's training images only: apt install npm"),

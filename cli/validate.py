@@ -33,40 +33,64 @@ def validate(
     steps: Annotated[int | None, typer.Option(min=1, help="Compare only the first so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the codes that are forced.")] = 0,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="A row for every step.")] = False,
+    state_every: Annotated[int, typer.Option(min=1, help="Compare states at every so many steps, and the last.")] = 16,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots and image pairs to this file.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Keep the summary in the bundle's manifest, which inspect shows.")
     ] = False,
 ) -> None:
-    """Compare a bundle, step by step, with its checkpoint in PyTorch; exit with 1 where a gate fails."""
-    report = compare(bundle, checkpoint, backend, images, steps, seed, record=record)
+    """Compare a bundle, step by step, with its checkpoint in PyTorch; exit with 1 where a gate fails, and say why."""
+    for file in (html, json_file):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
+    report = compare(
+        bundle, checkpoint, backend, images, steps, seed, record=record, state_every=state_every, html=html
+    )
     if json_file is not None:
         write_json(json_file, report.to_dict())
     output.print(steps_table(report, all_steps))
+    output.print(states_line(report), soft_wrap=True)
     output.print(report.line(), soft_wrap=True)
     for failure in report.failures:
         output.print(f"failed gate: {failure}", soft_wrap=True)
+    for line in report.diagnosis.lines() if report.diagnosis else ():
+        output.print(f"diagnosis: {line}", soft_wrap=True)
     if not report.passed:
         raise typer.Exit(GATE_FAILED)
 
 
 def compare(
     bundle: Path, checkpoint: str | None, backend: str = "ort-cpu", images: int = 2, steps: int | None = None,
-    seed: int = 0, *, record: bool,
+    seed: int = 0, *, record: bool, state_every: int = 16, html: Path | None = None,
 ) -> ParityReport:  # fmt: skip
-    """Validates with progress shown; `record` keeps the summary in the manifest."""
+    """Validates with progress shown, and looks for the cause where a gate fails.
+
+    Args:
+        record: keep the summary in the manifest.
+        html: write the report with plots to this file.
+        bundle and the rest: as the command's.
+    """
     refuse_checkpoint_name(bundle)
     with reporting() as report:
         report("loading PyTorch")
-        from aim_edge.export import validate as validate_bundle
+        from aim_edge.export import examine, locate
         from aim_edge.runtime.bundle import read_manifest, write_manifest
 
-        found = validate_bundle(
-            bundle, checkpoint, backend=backend, images=images, steps=steps, seed=seed, progress=report
-        )
+        if html is not None:  # before the work, so that a library that is missing is told at once
+            from aim_edge.export.report import render_report
+        seen = examine(
+            bundle, checkpoint, backend=backend, images=images, steps=steps, seed=seed, progress=report,
+            state_every=state_every,
+        )  # fmt: skip
+        if not seen.report.passed:
+            diagnosis = locate(bundle, seen.checkpoint, seen, backend=backend, progress=report)
+            seen = replace(seen, report=replace(seen.report, diagnosis=diagnosis))
+    if html is not None:
+        html.write_text(render_report(seen), encoding="utf-8")
     if record:
-        write_manifest(bundle, replace(read_manifest(bundle), parity=finite(found.summary())))
-    return found
+        write_manifest(bundle, replace(read_manifest(bundle), parity=finite(seen.report.summary())))
+    return seen.report
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -89,6 +113,7 @@ _BADNESS: dict[str, Callable[[StepParity], float]] = {
     "norm ratio": lambda s: abs(s.norm_ratio - 1),
     "max |diff|": lambda s: s.max_abs,
     "top-1": lambda s: -s.top1,
+    "top-5": lambda s: -s.top5,
     "KL": lambda s: s.kl,
 }
 
@@ -113,15 +138,16 @@ def steps_table(report: ParityReport, all_steps: bool) -> Table:
     by_step = {s.step: s for s in report.steps}
     for step in sorted(notes):
         s = by_step[step]
-        table.add_row(str(step), *_cells(s.cosine, s.norm_ratio, s.max_abs, s.top1, s.kl), ", ".join(notes[step]))
+        cells = _cells(s.cosine, s.norm_ratio, s.max_abs, s.top1, s.top5, s.kl)
+        table.add_row(str(step), *cells, ", ".join(notes[step]))
     worst_of = report.worst()
     table.add_section()
-    totals = _cells(*(worst_of[name] for name in ("cosine", "norm_ratio", "max_abs", "top1", "kl")))
-    table.add_row(f"all {len(report.steps)}", *totals, "worst; top-1 and KL: mean")
+    totals = _cells(*(worst_of[name] for name in ("cosine", "norm_ratio", "max_abs", "top1", "top5", "kl")))
+    table.add_row(f"all {len(report.steps)}", *totals, "worst; top-1, top-5 and KL: mean")
     gates = report.gates
     limits = (
         _limit(">= {:g}", gates.cosine), _limit("1 +- {:g}", gates.norm_ratio), _limit("<= {:g}", gates.max_abs),
-        _limit(">= {:.2%}", gates.top1), "none",
+        _limit(">= {:.2%}", gates.top1), "none", "none",
     )  # fmt: skip
     table.add_row("gate", *limits, "of every step")
     return table
@@ -131,8 +157,21 @@ def _nan_is_worst(badness: float) -> float:
     return math.inf if math.isnan(badness) else badness
 
 
-def _cells(cosine: float, norm_ratio: float, max_abs: float, top1: float, kl: float) -> tuple[str, ...]:
-    return f"{cosine:.8f}", f"{norm_ratio:.6f}", f"{max_abs:.2e}", f"{top1:.2%}", f"{kl:.2e}"
+def states_line(report: ParityReport) -> str:
+    """States, images, the first parting and NaN or infinity, in one line."""
+    worst = report.worst_states()
+    parted = "none" if report.first_parting is None else f"step {report.first_parting}"
+    watch = ", ".join(f.where if f.step is None else f"{f.where} at step {f.step}" for f in report.non_finite[:3])
+    return (
+        f"states of {len({s.layer for s in report.states})} layers at {len({s.step for s in report.states})} steps: "
+        f"cosine >= {worst['cosine']:.7f}, norm ratio {worst['norm_ratio']:.5f}, max |diff| {worst['max_abs']:.2e}; "
+        f"greedy codes part: {parted}; NaN or infinity: {watch or 'none'}; image PSNR {report.image_psnr:.1f} dB, "
+        f"SSIM {report.image_ssim:.6f}"
+    )
+
+
+def _cells(cosine: float, norm_ratio: float, max_abs: float, top1: float, top5: float, kl: float) -> tuple[str, ...]:
+    return f"{cosine:.8f}", f"{norm_ratio:.6f}", f"{max_abs:.2e}", f"{top1:.2%}", f"{top5:.2%}", f"{kl:.2e}"
 
 
 def _limit(form: str, value: float | None) -> str:

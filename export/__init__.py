@@ -1,6 +1,29 @@
-"""From a checkpoint to a bundle, and the proof that both are one model."""
+"""From a checkpoint to a bundle and its engines, and the proof that they are one model."""
 
 from .bundle import export_bundle
-from .parity import GATES, Gates, ParityReport, validate
+from .diagnosis import Diagnosis, Finding
+from .engines import build_engines
+from .engines_rtx import EngineBuildError
+from .gate import GateReport, check_gates
+from .gate_rules import Rules
+from .locate import locate
+from .parity import GATES, STATE_GATES, Gates, ParityReport, StateGates, examine, validate
 
-__all__ = ["GATES", "Gates", "ParityReport", "export_bundle", "validate"]
+__all__ = [
+    "GATES",
+    "STATE_GATES",
+    "Diagnosis",
+    "EngineBuildError",
+    "Finding",
+    "GateReport",
+    "Gates",
+    "ParityReport",
+    "Rules",
+    "StateGates",
+    "build_engines",
+    "check_gates",
+    "examine",
+    "export_bundle",
+    "locate",
+    "validate",
+]

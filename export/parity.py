@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
-from aim_edge.aim.decode import decode_logits
-from aim_edge.runtime import Generator
+from aim_edge.runtime import Generator, NonFiniteError
+from aim_edge.runtime.images import Image8
+
+from .diagnosis import Diagnosis
+from .pictures import psnr, reference_images, ssim
+from .states import NonFinite, StateParity, decode_beside, reference_tokens, similarity
 
 Floats = NDArray[np.float32]
+STATE_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,23 @@ GATES = {
 
 
 @dataclass(frozen=True)
+class StateGates:
+    """Limits that every layer's state must keep at the steps looked at: as `Gates` has them; None: not checked."""
+
+    cosine: float | None = None
+    norm_ratio: float | None = None
+
+
+# Measured: 1 - 1e-12 and 1e-6 in float32, with float16 states 1 - 1e-6 and 2e-4; in float16 1 - 2e-6 and 2e-3.
+STATE_GATES = {
+    "float32": StateGates(cosine=0.99999, norm_ratio=1e-3),
+    "float16": StateGates(cosine=0.9999, norm_ratio=0.01),
+}
+
+
+@dataclass(frozen=True)
 class StepParity:
-    """One step, over all rows: engine against reference."""
+    """One step, over all rows: engine against reference. top5: share of the reference's five that the engine's hold."""
 
     step: int
     cosine: float
@@ -53,6 +73,7 @@ class StepParity:
     max_abs: float
     top1: float
     kl: float
+    top5: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,13 @@ class ParityReport:
         image_max_abs, image_psnr: the decoded images against PyTorch's from the same codes (PSNR in dB, peak 2).
         gates: the limits.
         failures: what broke them, in words; empty if nothing did.
+        image_ssim: their structural similarity.
+        states: one entry a state at every step looked at.
+        state_gates: their limits.
+        first_parting: the first step at which the largest guided logit of an image is another code; None: none.
+        non_finite: NaN and infinity in the engine, at the first step that has any.
+        diagnosis: what `locate` found; None where it was not asked.
+        versions: of what took part.
     """
 
     bundle: str
@@ -79,6 +107,13 @@ class ParityReport:
     image_psnr: float
     gates: Gates
     failures: tuple[str, ...]
+    image_ssim: float = float("nan")
+    states: tuple[StateParity, ...] = ()
+    state_gates: StateGates = StateGates()
+    first_parting: int | None = None
+    non_finite: tuple[NonFinite, ...] = ()
+    diagnosis: Diagnosis | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -86,13 +121,24 @@ class ParityReport:
         return not self.failures
 
     def worst(self) -> dict[str, float]:
-        """The worst value of each measure over all steps (top1 and kl: the mean)."""
+        """The worst value of each measure over all steps (top1, top5 and kl: the mean); NaN is worst."""
         return {
-            "cosine": min(s.cosine for s in self.steps),
-            "norm_ratio": max((s.norm_ratio for s in self.steps), key=lambda r: abs(1 - r)),
-            "max_abs": max(s.max_abs for s in self.steps),
+            "cosine": min((s.cosine for s in self.steps), key=nan_lowest),
+            "norm_ratio": max((s.norm_ratio for s in self.steps), key=lambda r: -nan_lowest(-abs(1 - r))),
+            "max_abs": max((s.max_abs for s in self.steps), key=lambda d: -nan_lowest(-d)),
             "top1": float(np.mean([s.top1 for s in self.steps])),
             "kl": float(np.mean([s.kl for s in self.steps])),
+            "top5": float(np.mean([s.top5 for s in self.steps])),
+        }
+
+    def worst_states(self) -> dict[str, float]:
+        """The worst value of each measure over all states that were looked at; {} if none was."""
+        if not self.states:
+            return {}
+        return {
+            "cosine": min((s.cosine for s in self.states), key=nan_lowest),
+            "norm_ratio": max((s.norm_ratio for s in self.states), key=lambda r: -nan_lowest(-abs(1 - r))),
+            "max_abs": max((s.max_abs for s in self.states), key=lambda d: -nan_lowest(-d)),
         }
 
     def line(self) -> str:
@@ -107,14 +153,41 @@ class ParityReport:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What the manifest keeps: everything but the single steps."""
+        """What the manifest keeps: everything but the single steps and states."""
         values = asdict(self) | {"worst": self.worst(), "passed": self.passed, "steps": len(self.steps)}
+        values |= {"states": self.worst_states(), "versions": dict(self.versions)}
         del values["bundle"]
         return values
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form with every step."""
-        return asdict(self) | {"worst": self.worst(), "passed": self.passed}
+        """JSON-ready form with every step and state."""
+        worst = {"worst": self.worst(), "worst_states": self.worst_states(), "passed": self.passed}
+        return asdict(self) | worst | {"versions": dict(self.versions)}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A report with what it was made from: what `locate` and the HTML report need.
+
+    Attributes:
+        report: the measures.
+        checkpoint: the reference.
+        labels, tokens: (B) classes and (B, T) codes that were forced.
+        drawn: the bundle's images (B, H, W, C) uint8 of all codes; None where they held NaN or infinity.
+        wanted: PyTorch's.
+    """
+
+    report: ParityReport
+    checkpoint: Checkpoint
+    labels: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    drawn: Image8 | None
+    wanted: Image8
+
+
+def nan_lowest(value: float) -> float:
+    """`value`, or minus infinity for NaN: so that the worst of several is NaN where one is."""
+    return -np.inf if np.isnan(value) else value
 
 
 def compare_steps(reference: Floats, engine: Floats) -> tuple[StepParity, ...]:
@@ -135,18 +208,12 @@ def compare_steps(reference: Floats, engine: Floats) -> tuple[StepParity, ...]:
     result = []
     for step, (r32, e32) in enumerate(zip(reference, engine, strict=True)):
         r, e = r32.astype(np.float64), e32.astype(np.float64)
-        norm_r, norm_e = np.linalg.norm(r), np.linalg.norm(e)
-        log_r, log_e = _log_softmax(r), _log_softmax(e)
-        result.append(
-            StepParity(
-                step,
-                float((r * e).sum() / max(norm_r * norm_e, 1e-300)),
-                float(norm_e / max(norm_r, 1e-300)),
-                float(np.abs(r - e).max()),
-                float(np.mean(r.argmax(-1) == e.argmax(-1))),
-                float(np.mean((np.exp(log_r) * (log_r - log_e)).sum(-1))),
-            )
-        )
+        cosine, norm_ratio, max_abs = similarity(r, e)
+        with np.errstate(invalid="ignore"):
+            log_r, log_e = _log_softmax(r), _log_softmax(e)
+            kl = float(np.mean((np.exp(log_r) * (log_r - log_e)).sum(-1)))
+        top1 = float(np.mean(r.argmax(-1) == e.argmax(-1)))
+        result.append(StepParity(step, cosine, norm_ratio, max_abs, top1, kl, _top_agreement(r, e, 5)))
     return tuple(result)
 
 
@@ -154,6 +221,26 @@ def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     x = x - x.max(-1, keepdims=True)
     result: NDArray[np.float64] = x - np.log(np.exp(x).sum(-1, keepdims=True))
     return result
+
+
+def _top_agreement(reference: NDArray[np.float64], engine: NDArray[np.float64], count: int) -> float:
+    """Share of the reference's `count` largest, over all rows, that are among the engine's `count` largest."""
+    count = min(count, reference.shape[-1])
+    best_r, best_e = (np.argpartition(x, -count, axis=-1)[..., -count:] for x in (reference, engine))
+    return float(np.mean((best_r[..., :, None] == best_e[..., None, :]).any(-1)))
+
+
+def first_parting(reference: Floats, engine: Floats, guidance_scale: float) -> int | None:
+    """The first step at which the greedy code of an image, guided, differs; logits are (T, 2 B, V). None: none."""
+
+    def greedy(logits: Floats) -> NDArray[np.intp]:
+        with_label, without = np.split(logits, 2, axis=1)
+        with np.errstate(invalid="ignore"):
+            result: NDArray[np.intp] = (without + (with_label - without) * guidance_scale).argmax(-1)
+        return result
+
+    steps = np.flatnonzero((greedy(reference) != greedy(engine)).any(-1))
+    return int(steps[0]) if len(steps) else None
 
 
 def find_failures(steps: tuple[StepParity, ...], image_max_abs: float, gates: Gates) -> tuple[str, ...]:
@@ -181,6 +268,32 @@ def find_failures(steps: tuple[StepParity, ...], image_max_abs: float, gates: Ga
     return tuple(failures)
 
 
+def outside(state: StateParity, gates: StateGates) -> bool:
+    """Whether a state leaves the gates; NaN does."""
+    return leaves(state.cosine, state.norm_ratio, gates)
+
+
+def leaves(cosine: float, norm_ratio: float, gates: StateGates) -> bool:
+    """The same of its two measures."""
+    return (gates.cosine is not None and not cosine >= gates.cosine) or (
+        gates.norm_ratio is not None and not abs(norm_ratio - 1) <= gates.norm_ratio
+    )
+
+
+def find_state_failures(states: Sequence[StateParity], gates: StateGates) -> tuple[str, ...]:
+    """The states that leave the gates, in one line with the first of them (by step, then by layer)."""
+    over = [state for state in states if outside(state, gates)]
+    if not over:
+        return ()
+    first = over[0]
+    names = {state.name for state in over}
+    return (
+        f"states: {len(names)} of {len({s.name for s in states})} leave cosine {gates.cosine} or norm ratio "
+        f"1 +- {gates.norm_ratio}, the first {first.name} at step {first.step} with cosine {first.cosine:.6g} "
+        f"and norm ratio {first.norm_ratio:.6g}",
+    )
+
+
 def validate(
     bundle: str | Path,
     checkpoint: str | Path | Checkpoint | None = None,
@@ -191,11 +304,14 @@ def validate(
     seed: int = 0,
     gates: Gates | None = None,
     progress: Callable[[str], None] | None = None,
+    state_every: int = STATE_EVERY,
+    state_gates: StateGates | None = None,
 ) -> ParityReport:
     """Compares a bundle, through a backend, with its checkpoint in PyTorch float32.
 
-    The bundle draws `images` images; then both decode with those codes forced and their logits are compared
-    step by step, and the decoded images too.
+    The bundle draws `images` images; then both decode with those codes forced, and their logits are compared
+    step by step, every layer's states at some steps, and the decoded images too. Where the bundle can draw
+    none for NaN or infinity, the codes are those that PyTorch draws.
 
     Args:
         bundle: the bundle's folder.
@@ -206,10 +322,25 @@ def validate(
         seed: of the sampling.
         gates: limits; None takes `GATES` of the bundle's precision.
         progress: called with what is being done.
+        state_every: states are compared at every so many steps, and at the last.
+        state_gates: limits; None takes `STATE_GATES` of the bundle's precision.
 
     Raises:
         ValueError: an argument is out of range, or the checkpoint is another than the bundle's.
     """
+    return examine(
+        bundle, checkpoint, backend=backend, images=images, steps=steps, seed=seed, gates=gates, progress=progress,
+        state_every=state_every, state_gates=state_gates,
+    ).report  # fmt: skip
+
+
+def examine(
+    bundle: str | Path, checkpoint: str | Path | Checkpoint | None = None, *, backend: str = "ort-cpu",
+    images: int = 2, steps: int | None = None, seed: int = 0, gates: Gates | None = None,
+    progress: Callable[[str], None] | None = None, state_every: int = STATE_EVERY,
+    state_gates: StateGates | None = None,
+) -> Examination:  # fmt: skip
+    """As `validate`, and returns what the report was made from too."""
     tell = progress or (lambda what: None)
     with Generator.open(bundle, backend=backend) as generator:
         manifest = generator.bundle.manifest
@@ -217,6 +348,8 @@ def validate(
         length = dims.num_tokens if steps is None else steps
         if not images >= 1 or not 1 <= length <= dims.num_tokens:
             raise ValueError(f"images is {images} and steps {steps}; allowed: >= 1, and 1..{dims.num_tokens}")
+        if not state_every >= 1:
+            raise ValueError(f"state_every is {state_every}; allowed: >= 1")
         if not isinstance(checkpoint, Checkpoint):
             tell("reading the checkpoint")
             checkpoint = load_checkpoint(checkpoint or manifest.checkpoint.source)
@@ -227,18 +360,20 @@ def validate(
             )
         labels = np.linspace(0, dims.num_classes - 1, images).round().astype(np.int32)
         tell("drawing images with the bundle")
-        drawn, tokens = generator.generate(labels, seed=seed)
-        tell("decoding with the bundle, codes forced")
-        engine = generator.decode_logits(labels, tokens[:, :length])
-    tell("decoding with PyTorch, codes forced")
-    reference = decode_logits(checkpoint.aim, labels, tokens[:, :length])
+        tokens, drawn = _draw(generator, checkpoint, labels, seed)
+        tell("decoding with PyTorch and with the bundle, codes forced")
+        session = generator.session(images)
+        decoded = decode_beside(session, checkpoint.aim, labels, tokens[:, :length], state_every)
     tell("decoding images with PyTorch")
-    difference = drawn_difference(checkpoint, tokens, drawn)
-    measured = compare_steps(reference, engine)
+    wanted = reference_images(checkpoint, tokens)
+    measured = compare_steps(decoded.reference, decoded.engine)
     gates = gates or GATES[manifest.precision]
-    image_max_abs = float(np.abs(difference).max())
-    mean_square = float(np.mean(np.square(difference)))
-    return ParityReport(
+    nan = float("nan")
+    max_abs = nan if drawn is None else float(np.abs(drawn.astype(np.int16) - wanted).max() / 127.5)
+    state_gates = state_gates or STATE_GATES[manifest.precision]
+    failures = find_failures(measured, max_abs, gates) + find_state_failures(decoded.states, state_gates)
+    non_finite = decoded.non_finite + ((NonFinite(None, None, "image", 0),) if drawn is None else ())
+    report = ParityReport(
         bundle=str(bundle),
         backend=backend,
         lowering=manifest.lowering,
@@ -246,19 +381,48 @@ def validate(
         state_dtype=manifest.state_dtype,
         images=images,
         steps=measured,
-        image_max_abs=image_max_abs,
-        image_psnr=float(10 * np.log10(4 / max(mean_square, 1e-12))),
+        image_max_abs=max_abs,
+        image_psnr=nan if drawn is None else psnr(wanted, drawn),
         gates=gates,
-        failures=find_failures(measured, image_max_abs, gates),
+        failures=failures + _non_finite_failure(non_finite),
+        image_ssim=nan if drawn is None else ssim(wanted, drawn),
+        state_gates=state_gates,
+        states=decoded.states,
+        first_parting=first_parting(decoded.reference, decoded.engine, manifest.sampling_defaults.guidance_scale),
+        non_finite=non_finite,
+        versions=_versions(manifest.aim_edge_version),
     )
+    return Examination(report, checkpoint, labels, tokens, drawn, wanted)
 
 
-@torch.inference_mode()
-def drawn_difference(checkpoint: Checkpoint, tokens: NDArray[Any], drawn: NDArray[np.uint8]) -> Floats:
-    """Images (B, H, W, C) as drawn minus PyTorch's of the same codes, both on the uint8 grid, in [-2, 2]."""
-    side = round(tokens.shape[1] ** 0.5)
-    codes = torch.from_numpy(tokens.astype(np.int64)).view(-1, side, side)
-    image = checkpoint.vq.decode(codes).float().clamp(-1, 1).permute(0, 2, 3, 1).numpy()
-    reference = np.rint((image + 1) * 127.5)
-    result: Floats = ((drawn.astype(np.float32) - reference) / 127.5).astype(np.float32)
-    return result
+def _draw(
+    generator: Generator, checkpoint: Checkpoint, labels: NDArray[np.int32], seed: int
+) -> tuple[NDArray[np.int32], Image8 | None]:
+    """Codes (B, T), PyTorch's where the bundle's logits are no numbers, and the bundle's images of them, if any."""
+    try:
+        drawn, tokens = generator.generate(labels, seed=seed)
+    except NonFiniteError:
+        tokens = reference_tokens(checkpoint.aim, labels, seed, generator.bundle.manifest.sampling_defaults)
+        try:
+            return tokens, generator.decode_tokens(tokens)
+        except NonFiniteError:
+            return tokens, None
+    return tokens, drawn
+
+
+def _non_finite_failure(found: tuple[NonFinite, ...]) -> tuple[str, ...]:
+    if not found:
+        return ()
+    at = "" if found[0].step is None else f" at step {found[0].step}"
+    return (f"not finite: NaN or infinity{at} in {', '.join(f.where for f in found[:4])}",)
+
+
+def _versions(exported_by: str) -> tuple[tuple[str, str], ...]:
+    """Of the packages that took part, where they are there."""
+    found = [("aim-edge that exported", exported_by)]
+    for name in ("aim-edge", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt"):
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)

@@ -39,7 +39,10 @@ class Layer:
 LAYERS = {
     "package": Layer(),
     "aim": Layer((), ("torch", "numpy", "PIL", "safetensors", "huggingface_hub", "mamba_ssm")),
-    "export": Layer(("aim", "runtime"), ("torch", "numpy", "onnx", "onnx_ir"), closed=("runtime.backends",)),
+    "export": Layer(
+        ("aim", "runtime"), ("torch", "numpy", "onnx", "onnx_ir", "jinja2", "PIL", "tomllib", "tomli"),
+        closed=("runtime.backends",),
+    ),
     "plugins": Layer(),
     "runtime": Layer((), ("numpy", "PIL")),
     "cli": Layer(
@@ -49,7 +52,10 @@ LAYERS = {
 # A backend's modules share its name's beginning; each may load its own engine's library and no other.
 ENGINES = {"ort": ("onnxruntime",)}
 MAY_LACK_PYTHON = ("plugins",)
-OWN_PROBES = {"cli/doctor.py": ("onnxruntime",)}  # asks whether it loads
+OWN_LIBRARIES = {
+    "cli/doctor.py": ("onnxruntime",),  # asks whether it loads
+    "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def import_breaches(root: Path, name: str) -> tuple[list[str], int]:
     for path in files:
         relative = path.relative_to(root)
         package = ("aim_edge", *(() if name == "package" else relative.parts[:-1]))
-        libraries = layer.libraries + OWN_PROBES.get(relative.as_posix(), ())
+        libraries = layer.libraries + OWN_LIBRARIES.get(relative.as_posix(), ())
         if relative.parts[:-1] == ("runtime", "backends"):
             libraries += next((own for start, own in ENGINES.items() if path.stem.split("_")[0] == start), ())
         for found in find_imports(path, package):
@@ -138,6 +144,7 @@ def test_imports(name: str) -> None:
         ("runtime/bad.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", "imports torch"),
         ("export/bad.py", "from aim_edge.runtime.backends import ort", "imports aim_edge.runtime.backends"),
         ("export/bad.py", "from .. import cli", "imports aim_edge.cli"),
+        ("export/bad.py", "def f():\n    import tensorrt_rtx_bindings", "imports tensorrt_rtx_bindings"),
         ("aim/bad.py", "from ..runtime.contract import DTYPES", "imports aim_edge.runtime.contract"),
         ("plugins/bad.py", "import numpy", "imports numpy"),
         ("package/bad.py", "from .runtime import Bundle", "imports aim_edge.runtime"),
@@ -171,15 +178,16 @@ FRAMEWORKS = {
     "other": re.compile(r"(torch|ATen|c10|onnx|google/protobuf|pybind11|nanobind)/|Python\.h"),
 }
 # Folder of plugins/ -> the frameworks whose headers it may include. Of ours, only aim_kernels/ and its own; the
-# C interface is built into the kernels' library, and may use what src/ has for itself.
+# C interface is built into the kernels' library, and may use what src/ has for itself; the adapters share operators/.
 PLUGIN_FOLDERS: dict[str, tuple[str, ...]] = {
     "include": (),
     "src": (),
     "capi": (),
+    "operators": (),
     "tensorrt": ("TensorRT",),
     "onnxruntime": ("ONNX Runtime",),
 }
-ALSO_OWN = {"capi": "src"}
+ALSO_OWN = {"capi": "src", "tensorrt": "operators", "onnxruntime": "operators"}
 SOURCES = (".h", ".hpp", ".cuh", ".cu", ".cpp", ".cc", ".inl")
 FROM_ELSEWHERE = {"emulated_mma.h"}  # the tests' CPU emulator compiles src/ with its own
 
@@ -198,12 +206,13 @@ def include_breaches(plugins: Path) -> tuple[list[str], int]:
             framework = next((name for name, form in FRAMEWORKS.items() if form.match(header)), None)
             if framework is not None:
                 allowed = framework in PLUGIN_FOLDERS[folder]
-            elif bracket == "<" or header.startswith("aim_kernels/") or header in FROM_ELSEWHERE:
+            elif header.startswith("aim_kernels/") or header in FROM_ELSEWHERE:
                 allowed = True
-            else:  # beside the file, or in the layer's own folder; without ".."
+            else:  # beside the file, or in the layer's own folder; without "..". In brackets, also none of ours
                 bases = (path.parent, plugins / folder, plugins / ALSO_OWN.get(folder, folder))
                 own = any((base / header).is_file() for base in bases)
-                allowed = own and ".." not in header
+                ours = any((plugins / name / header).is_file() for name in PLUGIN_FOLDERS)
+                allowed = ".." not in header and (own or (bracket == "<" and not ours))
             if not allowed:
                 bad.append(f"{relative} includes {header}")
     return bad, files
@@ -225,6 +234,10 @@ def test_includes() -> None:
         ("onnxruntime/bad.cpp", "#include <NvInfer.h>"),
         ("tensorrt/bad.cpp", '#include "../src/host.h"'),
         ("tensorrt/bad.cpp", '#include "host.h"'),
+        ("tensorrt/bad.cpp", "#include <host.h>"),
+        ("operators/bad.cpp", "#include <NvInferRuntime.h>"),
+        ("operators/bad.h", '#include "onnxruntime_c_api.h"'),
+        ("operators/bad.cpp", '#include "host.h"'),
         ("elsewhere/bad.cpp", "#include <cstdint>"),
     ],
 )
