@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aim_edge.export import ParityReport
-    from aim_edge.export.parity import StepParity
+    from aim_edge.export.parity_report import StepParity
 
 GATE_FAILED = 1
 

@@ -7,7 +7,8 @@ from .engines_rtx import EngineBuildError
 from .gate import GateReport, check_gates
 from .gate_rules import Rules
 from .locate import locate
-from .parity import GATES, STATE_GATES, Gates, ParityReport, StateGates, examine, validate
+from .parity import examine, validate
+from .parity_report import GATES, STATE_GATES, Gates, ParityReport, StateGates
 
 __all__ = [
     "GATES",

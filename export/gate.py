@@ -16,7 +16,8 @@ from aim_edge.runtime.bundle import read_manifest
 
 from .engines import parse_targets
 from .gate_rules import EngineRules, ParityRules, Rules, SizeRules
-from .parity import ParityReport, validate
+from .parity import validate
+from .parity_report import ParityReport
 
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
 

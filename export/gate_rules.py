@@ -11,7 +11,7 @@ from typing import Any
 from aim_edge.runtime.contract import GRAPHS
 
 from .engines import parse_targets
-from .parity import GATES, Gates
+from .parity_report import GATES, Gates
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from jinja2 import Environment, StrictUndefined
 
 from aim_edge.runtime.images import Image8
 
-from .parity import Examination, ParityReport, outside
+from .parity import Examination, outside
+from .parity_report import ParityReport
 from .states import StateParity
 from .svg import heat_map, line_plot
 

@@ -16,7 +16,8 @@ from aim_edge.runtime import Generator
 from aim_edge.runtime.arena import Snapshot
 
 from .diagnosis import Finding
-from .parity import Examination, Floats, Gates, StateGates, compare_steps, find_failures, leaves, outside
+from .parity import Examination, Floats, compare_steps, find_failures, leaves, outside
+from .parity_report import Gates, StateGates
 from .states import (
     Decoded,
     Ids,

@@ -20,7 +20,8 @@ import pytest
 from aim_edge.aim import AimConfig, AimModel, Checkpoint, VqConfig, VqModel
 from aim_edge.export import export_bundle, validate
 from aim_edge.export import weights as weights_module
-from aim_edge.export.parity import GATES, compare_steps, find_failures
+from aim_edge.export.parity import compare_steps, find_failures
+from aim_edge.export.parity_report import GATES
 from aim_edge.runtime import Bundle, BundleError, Generator
 from golden.cases import load_case
 

@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 
 from aim_edge.export.diagnosis import Diagnosis, Finding
-from aim_edge.export.parity import (
-    GATES,
-    STATE_GATES,
-    Examination,
-    ParityReport,
-    compare_steps,
-    find_state_failures,
-    first_parting,
-)
+from aim_edge.export.parity import Examination, compare_steps, find_state_failures, first_parting
+from aim_edge.export.parity_report import GATES, STATE_GATES, ParityReport
 from aim_edge.export.pictures import psnr, ssim
 from aim_edge.export.report import render_report
 from aim_edge.export.states import StateParity, similarity
