@@ -4,12 +4,12 @@
 #
 #     bash tests/plugins/trt86_proof.sh --case REFERENCE.npz BUNDLE... [--case ...] [--golden FILE] [--level N]
 #
-# Needs nvcc, a GPU, and in PYTHON_TRT (/tmp/trt86/python-trt) a Python 3.10 that imports numpy and tensorrt 8.6.
-# HEADERS (.carry/trt_headers_8.6) is the folder of TensorRT 8.6's headers, ARCH (90) the GPU's compute capability.
+# Needs nvcc, a GPU, and in PYTHON_TRT (python3.10) a Python 3.10 that imports numpy and tensorrt 8.6.
+# HEADERS is the folder of TensorRT 8.6's headers, ARCH (90) the GPU's compute capability.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 export OUT="${OUT:-trt86_proof}"
-python="${PYTHON_TRT:-/tmp/trt86/python-trt}"
+python="${PYTHON_TRT:-python3.10}" headers="${HEADERS:?names no folder of the headers of TensorRT 8.6}"
 mkdir -p "$OUT"
 started=$SECONDS
 if ! "$python" -c 'import tensorrt, numpy' 2>"$OUT/trt86_import.log"; then
@@ -19,7 +19,7 @@ if ! "$python" -c 'import tensorrt, numpy' 2>"$OUT/trt86_import.log"; then
 fi
 library="$(mktemp -d)"
 trap 'rm -rf "$library"' EXIT
-if ! bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:-.carry/trt_headers_8.6}" "$library" \
+if ! bash tests/plugins/build_plugin.sh "${ARCH:-90}" "$headers" "$library" \
     >"$OUT/trt86_build.log" 2>&1; then
     tail -n 30 "$OUT/trt86_build.log"
     echo "FAILED: the plugin library does not build"

@@ -3,12 +3,12 @@
 # program that stands in for TensorRT, and runs it (see v3_host.cpp); once more with a library that was compiled for
 # another GPU, which must refuse. Logs go to $OUT (default: ./v3_proof).
 #
-#     bash tests/plugins/v3_proof.sh [TENSORRT_HEADERS]        default: .carry/trt_headers_10.14
+#     bash tests/plugins/v3_proof.sh TENSORRT_HEADERS
 #
 # Needs nvcc. ARCH (90) is the GPU's compute capability, OTHER_ARCH (80) one whose code it cannot run.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-headers="${1:-.carry/trt_headers_10.14}" out="${OUT:-v3_proof}" arch="${ARCH:-90}" other="${OTHER_ARCH:-80}"
+headers="${1:?names no folder of the headers of TensorRT 10 or later}" out="${OUT:-v3_proof}" arch="${ARCH:-90}" other="${OTHER_ARCH:-80}"
 command -v nvcc >/dev/null || export PATH="${CUDA_HOME:-/usr/local/cuda}/bin:$PATH"
 build="$(mktemp -d)"
 trap 'rm -rf "$build"' EXIT
