@@ -80,7 +80,7 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
     if problems:
         raise ValueError(f"{weights}: " + "\n".join(problems))
     class_names = tuple(names) if names else None
-    return Checkpoint(aim.eval(), vq.eval(), class_names, ours["sampling"] or {}, str(source), _sha256(weights))
+    return Checkpoint(aim, vq, class_names, ours["sampling"] or {}, str(source), _sha256(weights))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -145,12 +145,8 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()  # in pieces: Python 3.10 has no file_digest
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

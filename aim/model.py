@@ -217,8 +217,8 @@ class AimModel(nn.Module):
     def condition_rows(self, labels: Tensor) -> Condition:
         """The same for the given labels (rows), without adding null rows."""
         config, backbone = self.config, self.backbone
+        embedding = backbone.cls_embed.embedding_table(labels)
         if config.adaln_group:
-            embedding = backbone.cls_embed.embedding_table(labels)
             groups = backbone.adaln_group(embedding).view(
                 -1, config.adaln_num_groups, config.adaln_factor, config.d_model
             )
@@ -227,7 +227,6 @@ class AimModel(nn.Module):
                 for i, block in enumerate(backbone.layers)
             ]
         else:
-            embedding = backbone.cls_embed.embedding_table(labels)
             picked = [
                 block.adaLN_modulation(embedding).view(-1, config.adaln_factor, config.d_model)  # type: ignore[operator]
                 for block in backbone.layers

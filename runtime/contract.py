@@ -26,6 +26,14 @@ def check_keys(cls: type, values: Mapping[str, Any]) -> None:
         raise ValueError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}; allowed: {sorted(known)}")
 
 
+def check_known(cls: type, values: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError naming every key of `values` that `cls` lacks; keys left out keep their default."""
+    known = [f.name for f in fields(cls)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{what}: unknown keys {unknown}; allowed: {known}")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph; `shape` mixes sizes and symbolic names."""

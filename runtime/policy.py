@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .contract import check_known
 from .errors import BundleError
 
 if TYPE_CHECKING:
@@ -52,10 +53,7 @@ class UsagePolicy:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UsagePolicy:
         """Reads `to_dict`'s form; fields left out keep their default. Raises ValueError on unknown keys."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"policy: unknown keys {unknown}; allowed: {known}")
+        check_known(cls, values, "policy")
         return cls(**values)
 
     @classmethod

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .contract import check_known
 from .errors import NonFiniteError
 from .philox import uniform
 
@@ -64,10 +65,7 @@ class SamplingConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingConfig:
         """Reads `to_dict`'s form; fields left out keep their default. Raises ValueError on unknown keys."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"sampling: unknown keys {unknown}; allowed: {known}")
+        check_known(cls, values, "sampling")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

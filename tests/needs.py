@@ -7,9 +7,6 @@ from typing import NoReturn
 
 import pytest
 
-from aim_edge.export.engines_rtx import RtxBuilder
-from aim_edge.runtime import BackendMissingError
-
 
 def missing(what: str) -> NoReturn:
     """Skips the test; in CI, where everything that needs no GPU must be there, fails it."""
@@ -20,6 +17,9 @@ def missing(what: str) -> NoReturn:
 
 def rtx_version() -> str:
     """TensorRT-RTX's version; where it is not installed, the test is not run."""
+    from aim_edge.export.engines_rtx import RtxBuilder  # not needed by those who only ask `missing`
+    from aim_edge.runtime import BackendMissingError
+
     try:
         return RtxBuilder().version
     except BackendMissingError as error:

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plugin_needs import OUT, missing
+from needs import missing
+from plugin_needs import OUT
 
 from aim_edge.plugins import build as builder
 from aim_edge.plugins import toolkit

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugin_needs import missing
+from needs import missing
 
 Field = tuple[str, str, Any]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plugin_needs import OUT, missing
+from needs import missing
+from plugin_needs import OUT
 
 ort = pytest.importorskip("onnxruntime", reason="NOT RUN: needs onnxruntime")
 pytest.importorskip("onnx", reason="NOT RUN: needs onnx")
