@@ -135,6 +135,11 @@ class GraphBuilder:
     def slice(self, x: ir.Value, start: int, end: int, axis: int) -> ir.Value:
         return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
 
+    def vector(self, x: ir.Value, attribute: str) -> ir.Value:
+        """x[:, i], where i is an attribute of the function that is being built."""
+        index = self.op("Constant", value_int=ir.RefAttr("value_int", attribute, ir.AttributeType.INT))
+        return self.op("Gather", x, index, axis=1)
+
     def silu(self, x: ir.Value) -> ir.Value:
         return self.op("Mul", x, self.op("Sigmoid", x))
 

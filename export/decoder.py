@@ -10,7 +10,7 @@ from aim_edge.runtime.contract import Contract
 
 from .builder import GraphBuilder
 from .lowerings import LOWERINGS
-from .mixers import Recurrence
+from .mixers import Pair, Recurrence
 from .weights import Weights
 
 
@@ -59,6 +59,10 @@ def decoder_graph(
     return _Decoder(model, contract, lowering, precision, state_dtype, sequence).build()
 
 
+# What a mixer or an MLP gave, in the activations' dtype, and the index of the vector that gates it.
+Branch = tuple[ir.Value, int]
+
+
 class _Decoder:
     """Builds one of the two graphs; `x` is (rows, d_model) in step and (rows, L, d_model) in scan."""
 
@@ -83,32 +87,48 @@ class _Decoder:
     def build(self) -> ir.Model:
         g, w, config = self.g, self.w, self.config
         given = g.inputs(self.spec.inputs)
-        vectors = self._vectors(given["modulation"], config.n_layer * config.adaln_factor)
+        count = config.n_layer * config.adaln_factor
+        self.modulation = given["modulation"]
+        self.vectors = self._vectors(self.modulation, count)
+        if self.recurrence.fuses_norm and not self.sequence:
+            self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
         outputs: dict[str, ir.Value] = {}
-        hidden = self._embed(given)
-        residual: ir.Value | None = None
+        residual = self._embed(given)
+        branch: Branch | None = None
         for i in range(config.n_layer):
-            prefix = f"backbone.layers.{i}"
-            own = vectors[i * config.adaln_factor : (i + 1) * config.adaln_factor]
-            shifts, scales, gates = own[0::3], own[1::3], own[2::3]
-            if config.d_intermediate:  # published order: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp
-                shifts, scales, gates = own[0:2], own[2:4], own[4:6]
-            residual = hidden if residual is None else g.op("Add", residual, hidden)
-            x = self._modulated(residual, f"{prefix}.norm.weight", shifts[0], scales[0], config.norm_epsilon)
-            x = w.linear(x, f"{prefix}.mixer.in_proj")
+            prefix, first = f"backbone.layers.{i}", i * config.adaln_factor
+            # Published order with an MLP: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp.
+            width = 2 if config.d_intermediate else 1
+            shift, scale, gate = (first + k * width for k in range(3))
+            x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
+            x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
             inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
             y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
-            y = w.linear(y, f"{prefix}.mixer.out_proj")
+            branch = self.recurrence.linear(y, f"{prefix}.mixer.out_proj"), gate
             outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
-            hidden = g.op("Mul", g.core(y), gates[0])
             if config.d_intermediate:
-                residual = g.op("Add", residual, hidden)
-                x = self._modulated(residual, f"{prefix}.norm2.weight", shifts[1], scales[1], config.norm_epsilon)
-                value, gate = g.split(w.linear(x, f"{prefix}.mlp.fc1"), [config.mlp_hidden] * 2)
-                y = w.linear(g.op("Mul", value, g.silu(gate)), f"{prefix}.mlp.fc2")
-                hidden = g.op("Mul", g.core(y), gates[1])
-        outputs["logits"] = self._head(g.op("Add", residual, hidden), given["final_modulation"])
+                x, residual = self._enter(residual, branch, f"{prefix}.norm2.weight", shift + 1, scale + 1)
+                value, gated = g.split(w.linear(x, f"{prefix}.mlp.fc1"), [config.mlp_hidden] * 2)
+                branch = w.linear(g.op("Mul", value, g.silu(gated)), f"{prefix}.mlp.fc2"), gate + 1
+        outputs["logits"] = self._head(self._joined(residual, branch), given["final_modulation"])
         return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
+
+    def _enter(self, residual: ir.Value, branch: Branch | None, norm: str, shift: int, scale: int) -> Pair:
+        """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
+        weight, eps = self.w.full(norm), self.config.norm_epsilon
+        if branch is not None and self.recurrence.fuses_norm and not self.sequence:
+            y, gate = branch
+            indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
+            return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
+        residual = self._joined(residual, branch)
+        return self._modulated(residual, norm, self.vectors[shift], self.vectors[scale], eps), residual
+
+    def _joined(self, residual: ir.Value, branch: Branch | None) -> ir.Value:
+        g = self.g
+        if branch is None:
+            return residual
+        y, gate = branch
+        return g.op("Add", residual, g.op("Mul", g.core(y), self.vectors[gate]))
 
     def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
         """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""

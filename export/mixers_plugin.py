@@ -98,7 +98,25 @@ class Plugin(Recurrence):
 
 
 class PluginFused(Plugin):
-    """The step graph with one operator for all that lies between the projections; the scan graph as `Plugin`."""
+    """The step graph of operators alone, but for its ends; the scan graph as `Plugin`."""
+
+    fuses_norm = True
+
+    def ada_ln_norm(
+        self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value, **attributes: Any
+    ) -> Pair:
+        x, residual = self._call("AdaLnNorm", hidden, residual, modulation, weight, outputs=2, **attributes)
+        return x, residual
+
+    def linear(self, x: ir.Value, prefix: str) -> ir.Value:
+        """float32 and layers with a bias stay standard: what a kernel gains there is less than a library's tuning."""
+        g, w = self.builder, self.weights
+        if g.precision == "float32" or w.has(f"{prefix}.bias"):
+            return w.linear(x, prefix)
+        stored = w.stored(f"{prefix}.weight")  # (out, in) in both graphs, so that it is stored once
+        if self.sequence:
+            return g.op("MatMul", x, g.transpose(stored, 1, 0))
+        return self._call("Linear", x, stored, outputs=1)[0]
 
     def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
         if self.sequence:
@@ -173,9 +191,27 @@ def _step_body(
     return g.act(y), g.convert(conv, "float32", p.state_dtype), g.convert(ssm, "float32", p.state_dtype)
 
 
+def _ada_ln_norm_body(
+    p: Primitive, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value
+) -> tuple[ir.Value, ...]:
+    g = p.builder
+    gate, shift, scale = (g.vector(modulation, f"{name}_index") for name in ("gate", "shift", "scale"))
+    residual = g.op("Add", residual, g.op("Mul", g.core(hidden), gate))
+    normed = g.rms_norm(residual, weight, p.config.norm_epsilon)
+    x = g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift)
+    return g.act(x), residual
+
+
+def _linear_body(p: Primitive, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
+    g = p.builder
+    return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
+
+
 _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "CausalConv1d": _conv_body,
     "SelectiveScan": _scan_body,
     "RmsNormGated": _norm_body,
     "Mamba2DecodeStep": _step_body,
+    "AdaLnNorm": _ada_ln_norm_body,
+    "Linear": _linear_body,
 }

@@ -141,7 +141,7 @@ def build(
     strict: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BuildReport:
-    """Builds libaim_kernels.so (the C ABI) and libaim_edge_tensorrt.so (the plugins) into `out`.
+    """Builds libaim_kernels.so (the C ABI) and libaim_edge_tensorrt.so (the plugins and the C ABI) into `out`.
 
     Args:
         preset: a name of PRESETS.
@@ -184,20 +184,20 @@ def build(
     capi = compiler.compile_all(sorted((PLUGINS / "capi").glob("*.cpp")), [*own, PLUGINS / "capi"], [])
     libraries = [compiler.link([*kernels, *capi], folder / "libaim_kernels.so", None)]
 
-    def add_adapter(name: str, framework: Headers) -> None:
+    def add_adapter(name: str, framework: Headers, besides: Sequence[Path] = ()) -> None:
         operators, adapter = PLUGINS / "operators", PLUGINS / name
         shared = [PLUGINS / "include", operators]
         objects = compiler.compile_all(sorted(operators.glob("*.cpp")), shared, [])
         objects += compiler.compile_all(sorted(adapter.glob("*.cpp")), [*shared, adapter], [framework.folder])
         target = folder / f"libaim_edge_{name}.so"
-        libraries.append(compiler.link([*kernels, *objects], target, adapter / "exports.map"))
+        libraries.append(compiler.link([*kernels, *besides, *objects], target, adapter / "exports.map"))
 
     if ort is not None:
         progress(f"compiling the operators against ONNX Runtime {ort.version}")
         add_adapter("onnxruntime", ort)
     if headers is not None:
         progress(f"compiling the plugins against TensorRT {headers.version}")
-        add_adapter("tensorrt", headers)
+        add_adapter("tensorrt", headers, capi)
     return BuildReport(tuple(libraries), targets, toolkit, headers, library, onnxruntime=ort)
 
 

@@ -38,6 +38,20 @@ enum {
     AIM_VERSION_MISMATCH = 9
 };
 
+typedef struct aim_ada_ln_norm_params {
+    uint64_t size;
+    int64_t rows, vectors, d_model;
+    int32_t gate_index, shift_index, scale_index, dtype;
+    float eps;
+    int32_t reserved;
+    const void* hidden;
+    const float* residual;
+    const float* modulation;
+    const float* weight;
+    void* x;
+    float* residual_out;
+} aim_ada_ln_norm_params;
+
 typedef struct aim_causal_conv1d_params {
     uint64_t size;
     int64_t rows, length, channels;
@@ -95,6 +109,15 @@ typedef struct aim_rms_norm_gated_params {
     const int32_t* active;
 } aim_rms_norm_gated_params;
 
+typedef struct aim_linear_params {
+    uint64_t size;
+    int64_t rows, in_features, out_features;
+    int32_t dtype, reserved;
+    const void* x;
+    const void* weight;
+    void* y;
+} aim_linear_params;
+
 typedef struct aim_mamba2_decode_step_params {
     uint64_t size;
     int64_t rows;
@@ -120,10 +143,47 @@ typedef struct aim_mamba2_decode_step_params {
     uint64_t workspace_size;
 } aim_mamba2_decode_step_params;
 
+/* Lies in device memory: a captured launch is replayed with whatever settings are there. */
+typedef struct aim_sampling {
+    uint64_t seed;
+    double top_p;
+    float guidance_scale;
+    float temperature;
+    int32_t top_k;
+    int32_t reserved[3];
+} aim_sampling;
+
+typedef struct aim_sample_params {
+    uint64_t size;
+    int64_t batch;
+    int32_t vocab_size, num_tokens;
+    const float* logits;
+    const aim_sampling* sampling;
+    const uint64_t* image_index;
+    int32_t* token;
+    int32_t* position;
+    int32_t* tokens;
+    int32_t* status;
+    const int32_t* active;
+} aim_sample_params;
+
+typedef struct aim_image_params {
+    uint64_t size;
+    int64_t batch;
+    int32_t channels, height, width, reserved;
+    const float* image;
+    uint8_t* pixels;
+    int32_t* status;
+} aim_image_params;
+
+AIM_API int aim_ada_ln_norm(const aim_ada_ln_norm_params* params, void* stream);
 AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);
 AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
+AIM_API int aim_linear(const aim_linear_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
+AIM_API int aim_sample(const aim_sample_params* params, void* stream);
+AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
 /* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
 AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);

@@ -1,6 +1,8 @@
 // The C ABI: copies each plain struct into the operator's own and calls it. It decides nothing else.
 #include "aim_kernels_c.h"
 
+#include <cstddef>
+
 #include "aim_kernels/aim_kernels.h"
 #include "host.h"
 
@@ -18,6 +20,25 @@ Status check_struct(const char* op, const Params* params) {
     return detail::fail(Status::kVersionMismatch,
                         "%s: the caller's params have %llu bytes; this library, version %d, expects %zu", op,
                         static_cast<unsigned long long>(params->size), version(), sizeof(Params));
+}
+
+AdaLnNormParams convert(const aim_ada_ln_norm_params& from) {
+    AdaLnNormParams to;
+    to.rows = from.rows;
+    to.vectors = from.vectors;
+    to.d_model = from.d_model;
+    to.gate_index = from.gate_index;
+    to.shift_index = from.shift_index;
+    to.scale_index = from.scale_index;
+    to.eps = from.eps;
+    to.dtype = dtype_of(from.dtype);
+    to.hidden = from.hidden;
+    to.residual = from.residual;
+    to.modulation = from.modulation;
+    to.weight = from.weight;
+    to.x = from.x;
+    to.residual_out = from.residual_out;
+    return to;
 }
 
 CausalConv1dParams convert(const aim_causal_conv1d_params& from) {
@@ -106,6 +127,18 @@ RmsNormGatedParams convert(const aim_rms_norm_gated_params& from) {
     return to;
 }
 
+LinearParams convert(const aim_linear_params& from) {
+    LinearParams to;
+    to.rows = from.rows;
+    to.in_features = from.in_features;
+    to.out_features = from.out_features;
+    to.dtype = dtype_of(from.dtype);
+    to.x = from.x;
+    to.weight = from.weight;
+    to.y = from.y;
+    return to;
+}
+
 Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
     Mamba2DecodeStepParams to;
     to.rows = from.rows;
@@ -138,6 +171,42 @@ Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
     return to;
 }
 
+// One struct under two names, since the device reads it.
+static_assert(sizeof(aim_sampling) == 40 && sizeof(Sampling) == sizeof(aim_sampling) &&
+                  offsetof(Sampling, top_p) == offsetof(aim_sampling, top_p) &&
+                  offsetof(Sampling, guidance_scale) == offsetof(aim_sampling, guidance_scale) &&
+                  offsetof(Sampling, temperature) == offsetof(aim_sampling, temperature) &&
+                  offsetof(Sampling, top_k) == offsetof(aim_sampling, top_k),
+              "aim_sampling and Sampling have one layout");
+
+SampleParams convert(const aim_sample_params& from) {
+    SampleParams to;
+    to.batch = from.batch;
+    to.vocab_size = from.vocab_size;
+    to.num_tokens = from.num_tokens;
+    to.logits = from.logits;
+    to.sampling = reinterpret_cast<const Sampling*>(from.sampling);
+    to.image_index = from.image_index;
+    to.token = from.token;
+    to.position = from.position;
+    to.tokens = from.tokens;
+    to.status = from.status;
+    to.active = from.active;
+    return to;
+}
+
+ImageParams convert(const aim_image_params& from) {
+    ImageParams to;
+    to.batch = from.batch;
+    to.channels = from.channels;
+    to.height = from.height;
+    to.width = from.width;
+    to.image = from.image;
+    to.pixels = from.pixels;
+    to.status = from.status;
+    return to;
+}
+
 template <typename Params>
 int run(const char* op, const Params* params, void* stream) {
     const Status status = check_struct(op, params);
@@ -160,10 +229,14 @@ int workspace(const char* op, const Params* params, uint64_t* bytes) {
 
 int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
+int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
+int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream) {
     return run("mamba2_decode_step", p, stream);
 }
+int aim_sample(const aim_sample_params* p, void* stream) { return run("sample", p, stream); }
+int aim_image_to_uint8(const aim_image_params* p, void* stream) { return run("image_to_uint8", p, stream); }
 
 int aim_selective_scan_workspace(const aim_selective_scan_params* p, uint64_t* bytes) {
     return workspace("selective_scan", p, bytes);

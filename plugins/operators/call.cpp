@@ -1,5 +1,6 @@
 #include "call.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace aim_edge {
@@ -135,6 +136,39 @@ aim_kernels::Mamba2DecodeStepParams mamba2_decode_step_params(const Call& call) 
     return p;
 }
 
+aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::AdaLnNormParams p;
+    p.rows = size[kRows];
+    p.vectors = size[kVectors];
+    p.d_model = size[kDModel];
+    p.gate_index = narrow(size[kGateIndex]);
+    p.shift_index = narrow(size[kShiftIndex]);
+    p.scale_index = narrow(size[kScaleIndex]);
+    p.eps = call.eps;
+    p.dtype = call.activations;
+    p.hidden = call.inputs[ada_ln_norm::hidden];
+    p.residual = floats(call.inputs[ada_ln_norm::residual]);
+    p.modulation = floats(call.inputs[ada_ln_norm::modulation]);
+    p.weight = floats(call.inputs[ada_ln_norm::weight]);
+    p.x = call.outputs[ada_ln_norm::x];
+    p.residual_out = static_cast<float*>(call.outputs[ada_ln_norm::residual_out]);
+    return p;
+}
+
+aim_kernels::LinearParams linear_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::LinearParams p;
+    p.rows = size[kRows];
+    p.in_features = size[kInFeatures];
+    p.out_features = size[kOutFeatures];
+    p.dtype = call.activations;
+    p.x = call.inputs[linear::x];
+    p.weight = call.inputs[linear::weight];
+    p.y = call.outputs[linear::y];
+    return p;
+}
+
 // Calls `use` with the parameters of the operator.
 template <typename Use>
 auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
@@ -142,6 +176,8 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kCausalConv1d: return use(causal_conv1d_params(call));
         case OperatorKind::kSelectiveScan: return use(selective_scan_params(call));
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
+        case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kMamba2DecodeStep: break;
     }
     return use(mamba2_decode_step_params(call));
@@ -151,8 +187,12 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
 
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const bool norm = kind == OperatorKind::kRmsNormGated;
-    const std::pair<Symbol, int64_t> smallest[] = {
-        {kRows, 1}, {kLength, 1}, {kChannels, 1}, {kDConv, 2}, {kD, norm ? call.sizes.of[kNgroups] : 1}};
+    const int64_t* size = call.sizes.of;
+    const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
+    const std::pair<Symbol, int64_t> smallest[] = {{kRows, 1},    {kLength, 1},        {kChannels, 1},
+                                                   {kDConv, 2},   {kVectors, vectors}, {kDModel, 4},
+                                                   {kD, norm ? size[kNgroups] : 1},
+                                                   {kInFeatures, 8}, {kOutFeatures, 1}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }

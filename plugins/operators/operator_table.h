@@ -25,10 +25,17 @@ enum Symbol : int8_t {
     kHasZ,
     kD,
     kConvDim,
+    kGateIndex,
+    kShiftIndex,
+    kScaleIndex,
+    kDModel,
+    kVectors,
+    kInFeatures,
+    kOutFeatures,
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -46,14 +53,22 @@ namespace mamba2_decode_step {
 enum Input { zxbcdt, conv_weight, conv_bias, A, D, dt_bias, norm_weight, conv_state, ssm_state, active };
 enum Output { out, conv_state_out, ssm_state_out };
 }  // namespace mamba2_decode_step
+namespace ada_ln_norm {
+enum Input { hidden, residual, modulation, weight };
+enum Output { x, residual_out };
+}  // namespace ada_ln_norm
+namespace linear {
+enum Input { x, weight };
+enum Output { y };
+}  // namespace linear
 
 constexpr OperatorRow kOperators[] = {
     {
         "CausalConv1d", OperatorKind::kCausalConv1d,
         3, {
-            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
-            {"activation", AttributeType::kString, kActivation, 2, {"none", "silu"}},
-            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"activation", AttributeType::kString, kActivation, 2, {"none", "silu"}, 1},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         5, {
             {"x", Element::kActivation, kOne, -1,
@@ -84,15 +99,15 @@ constexpr OperatorRow kOperators[] = {
     {
         "SelectiveScan", OperatorKind::kSelectiveScan,
         9, {
-            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
-            {"kind", AttributeType::kString, kKind, 2, {"mamba1", "mamba2"}},
-            {"nheads", AttributeType::kInt, kNheads, 0, {}},
-            {"headdim", AttributeType::kInt, kHeaddim, 0, {}},
-            {"d_state", AttributeType::kInt, kDState, 0, {}},
-            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
-            {"dt_softplus", AttributeType::kInt, kDtSoftplus, 2, {"0", "1"}},
-            {"has_z", AttributeType::kInt, kHasZ, 2, {"0", "1"}},
-            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"kind", AttributeType::kString, kKind, 2, {"mamba1", "mamba2"}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+            {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
+            {"dt_softplus", AttributeType::kInt, kDtSoftplus, 2, {"0", "1"}, 1},
+            {"has_z", AttributeType::kInt, kHasZ, 2, {"0", "1"}, 1},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         10, {
             {"x", Element::kActivation, kOne, -1,
@@ -138,9 +153,9 @@ constexpr OperatorRow kOperators[] = {
     {
         "RmsNormGated", OperatorKind::kRmsNormGated,
         3, {
-            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
-            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
-            {"eps", AttributeType::kFloat, kOne, 0, {}},
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
         },
         3, {
             {"y", Element::kActivation, kOne, -1,
@@ -162,14 +177,14 @@ constexpr OperatorRow kOperators[] = {
     {
         "Mamba2DecodeStep", OperatorKind::kMamba2DecodeStep,
         8, {
-            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}},
-            {"nheads", AttributeType::kInt, kNheads, 0, {}},
-            {"headdim", AttributeType::kInt, kHeaddim, 0, {}},
-            {"d_state", AttributeType::kInt, kDState, 0, {}},
-            {"ngroups", AttributeType::kInt, kNgroups, 0, {}},
-            {"d_conv", AttributeType::kInt, kDConv, 0, {}},
-            {"eps", AttributeType::kFloat, kOne, 0, {}},
-            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}},
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+            {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
+            {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         10, {
             {"zxbcdt", Element::kActivation, kOne, -1,
@@ -215,8 +230,59 @@ constexpr OperatorRow kOperators[] = {
              {}},
         },
     },
+    {
+        "AdaLnNorm", OperatorKind::kAdaLnNorm,
+        5, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"gate_index", AttributeType::kInt, kGateIndex, 0, {}, 0},
+            {"shift_index", AttributeType::kInt, kShiftIndex, 0, {}, 0},
+            {"scale_index", AttributeType::kInt, kScaleIndex, 0, {}, 0},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+        },
+        4, {
+            {"hidden", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"residual", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"modulation", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"vectors", 1, {{1, {kVectors, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"weight", Element::kFloat32, kOne, -1,
+             {1, {{"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+        2, {
+            {"x", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"residual_out", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "Linear", OperatorKind::kLinear,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        2, {
+            {"x", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kActivation, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 4;
+constexpr int kOperatorCount = 6;
 
 }  // namespace aim_edge

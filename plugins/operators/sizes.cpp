@@ -66,7 +66,8 @@ int64_t conv_dim_of(const Sizes& sizes) noexcept {
 
 const char* expected_instead(const AttributeRow& attribute, int64_t value) noexcept {
     if (attribute.allowed_count > 0) return value < 0 || value >= attribute.allowed_count ? "0 or 1" : nullptr;
-    return value < 1 || value > INT32_MAX ? "1 to 2147483647" : nullptr;
+    if (value >= attribute.least && value <= INT32_MAX) return nullptr;
+    return attribute.least == 0 ? "0 to 2147483647" : "1 to 2147483647";
 }
 
 bool bind_shape(const ShapeRow& shape, const Extents& found, Sizes& sizes) noexcept {

@@ -40,6 +40,7 @@ struct AttributeRow {
     Symbol symbol;      // where its value is kept (a string's: its index in `allowed`)
     int allowed_count;  // 0: any value
     const char* allowed[2];
+    int least = 1;      // of an integer that may have any value
 };
 
 struct TensorRow {

@@ -96,7 +96,10 @@ def attribute_row(name: str, attribute: dict[str, Any]) -> str:
     texts = ", ".join(f'"{value}"' for value in allowed)
     symbol = "kOne" if attribute["type"] == "float" else camel(name)
     kind = ATTRIBUTE_TYPES[attribute["type"]]
-    return f'{{"{name}", AttributeType::{kind}, {symbol}, {len(allowed)}, {{{texts}}}}}'
+    least = attribute.get("least", 1)
+    if least not in (0, 1):
+        raise ValueError(f"attribute {name!r}: the least value is 0 or 1")
+    return f'{{"{name}", AttributeType::{kind}, {symbol}, {len(allowed)}, {{{texts}}}, {least}}}'
 
 
 def tensor_row(tensor: dict[str, Any], inputs: list[str]) -> str:

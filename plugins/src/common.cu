@@ -14,7 +14,7 @@ namespace {
 thread_local char t_error[512] = "";
 
 constexpr int kMaxDevices = 64;
-// 0: not asked yet; otherwise sm_count * 4 + tensor_cores * 2 + 1.
+// 0: not asked yet; otherwise sm_count * 8 + dependent_launch * 4 + tensor_cores * 2 + 1.
 std::atomic<int> g_devices[kMaxDevices];
 
 // Stands for all the library's kernels: they are compiled for the same architectures.
@@ -100,11 +100,13 @@ DeviceInfo device_info() noexcept {
                                major, minor, supported_archs(), cudaGetErrorString(error));
             return info;
         }
-        packed = (sm_count > 0 ? sm_count : 1) * 4 + (attributes.ptxVersion >= 80 ? 2 : 0) + 1;
+        packed = (sm_count > 0 ? sm_count : 1) * 8 + (attributes.ptxVersion >= 90 ? 4 : 0) +
+                 (attributes.ptxVersion >= 80 ? 2 : 0) + 1;
         if (device < kMaxDevices) g_devices[device].store(packed, std::memory_order_relaxed);
     }
-    info.sm_count = packed / 4;
+    info.sm_count = packed / 8;
     info.tensor_cores = (packed & 2) != 0;
+    info.dependent_launch = (packed & 4) != 0;
     return info;
 }
 

@@ -13,6 +13,7 @@ struct DeviceInfo {
     Status status = Status::kSuccess;
     int sm_count = 1;
     bool tensor_cores = false;  // the code that runs here was compiled for sm_80 or later
+    bool dependent_launch = false;  // for sm_90 or later
 };
 
 // Of the current device. Cached, so that a launch costs one cudaGetDevice.

@@ -1,7 +1,7 @@
 #include "aim_kernels/mamba2_decode_step.h"
 
+#include "dependent.cuh"
 #include "device_math.cuh"
-#include "launch.cuh"
 #include "reduce.cuh"
 #include "step.cuh"
 
@@ -35,6 +35,8 @@ __global__ __launch_bounds__(kThreads) void finish_kernel(FinishArgs a) {
     const int block = static_cast<int>(blockIdx.x);
     const int group = p.ngroups > 1 ? block % p.ngroups : 0;
     const int64_t row = p.ngroups > 1 ? block / p.ngroups : block;
+    wait_for_previous();
+    let_next_start();
     if (row_is_inactive(p.active, row)) return;
 
     const int tid = static_cast<int>(threadIdx.x);
@@ -183,7 +185,7 @@ Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
 
     const FinishArgs finish = {p, d_inner, d_inner + 2 * bc_width, d_inner / p.ngroups,
                                static_cast<const float*>(p.workspace)};
-    return launch_kernel(kOp, finish_kernel, p.rows * p.ngroups, kThreads, 0, stream, finish);
+    return launch_dependent(kOp, finish_kernel, p.rows * p.ngroups, kThreads, stream, finish);
 }
 
 }  // namespace aim_kernels

@@ -1,7 +1,7 @@
 #include "step.cuh"
 
+#include "dependent.cuh"
 #include "device_math.cuh"
-#include "launch.cuh"
 
 namespace aim_kernels {
 namespace detail {
@@ -108,6 +108,8 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
     }
     const int head = block % a.nheads;
     const int64_t row = block / a.nheads;
+    wait_for_previous();
+    let_next_start();
     if (row_is_inactive(a.active, row)) return;
 
     const int tid = static_cast<int>(threadIdx.x);
@@ -245,8 +247,8 @@ Status launch_sized(const char* op, StepArgs& args, bool fused, int sm_count, cu
     args.group_heads = args.nheads / args.ngroups;
     args.p_tiles = static_cast<int32_t>(ceil_div(args.headdim, args.p_tile));
     const int64_t blocks = args.rows * args.nheads * args.p_tiles;
-    return fused ? launch_kernel(op, step_kernel<StateT, ITER, R, true>, blocks, kThreads, 0, stream, args)
-                 : launch_kernel(op, step_kernel<StateT, ITER, R, false>, blocks, kThreads, 0, stream, args);
+    return fused ? launch_dependent(op, step_kernel<StateT, ITER, R, true>, blocks, kThreads, stream, args)
+                 : launch_dependent(op, step_kernel<StateT, ITER, R, false>, blocks, kThreads, stream, args);
 }
 
 }  // namespace

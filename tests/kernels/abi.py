@@ -28,6 +28,17 @@ class Params(ctypes.Structure):
         self.size = ctypes.sizeof(self)
 
 
+class AdaLnNormParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows vectors d_model"),
+        *_each(c_int32, "gate_index shift_index scale_index dtype"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        *_each(c_void_p, "hidden residual modulation weight x residual_out"),
+    ]
+
+
 class CausalConv1dParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -71,6 +82,15 @@ class RmsNormGatedParams(Params):
     ]
 
 
+class LinearParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows in_features out_features"),
+        *_each(c_int32, "dtype reserved"),
+        *_each(c_void_p, "x weight y"),
+    ]
+
+
 class Mamba2DecodeStepParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -88,11 +108,33 @@ class Mamba2DecodeStepParams(Params):
     ]
 
 
+class SampleParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("batch", c_int64),
+        *_each(c_int32, "vocab_size num_tokens"),
+        *_each(c_void_p, "logits sampling image_index token position tokens status active"),
+    ]
+
+
+class ImageParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("batch", c_int64),
+        *_each(c_int32, "channels height width reserved"),
+        *_each(c_void_p, "image pixels status"),
+    ]
+
+
 OPERATORS: dict[str, type[Params]] = {
+    "ada_ln_norm": AdaLnNormParams,
     "causal_conv1d": CausalConv1dParams,
     "selective_scan": SelectiveScanParams,
+    "linear": LinearParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
+    "sample": SampleParams,
+    "image_to_uint8": ImageParams,
 }
 
 

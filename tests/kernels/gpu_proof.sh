@@ -82,7 +82,11 @@ run_racecheck() { sanitize racecheck; }
 run_initcheck() { AIM_KERNELS_INITCHECK=1 sanitize initcheck; }
 
 export AIM_KERNELS_LIBRARY="$build/libaim_kernels.so" AIM_KERNELS_OTHER_ARCH_LIBRARY="$build/libaim_other.so"
-export PYTHONPATH="tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# The import package, laid out as pyproject.toml maps it, in case it is not installed here: the sampler of the host.
+mkdir -p "$build/site/aim_edge"
+ln -sfn "$PWD/package/__init__.py" "$build/site/aim_edge/__init__.py"
+ln -sfn "$PWD/runtime" "$build/site/aim_edge/runtime"
+export PYTHONPATH="$build/site:tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 together build build_other
 if [ "$failed" = 0 ]; then
     together tests

@@ -173,6 +173,12 @@ class Device:
         self._buffers.append(buffer)
         return buffer
 
+    def plain(self, shape: tuple[int, ...], storage: type[np.generic]) -> Buffer:
+        """Of any NumPy type: codes, positions, pixels."""
+        buffer = Buffer(self.memory, shape, storage)
+        self._buffers.append(buffer)
+        return buffer
+
     def scratch(self, size: int) -> Buffer:
         """Workspace of `size` bytes. For initcheck it is not even poisoned: that would count as written."""
         buffer = Buffer(self.memory, (size,), np.uint8, poisoned="AIM_KERNELS_INITCHECK" not in os.environ)

@@ -73,6 +73,15 @@ def selective_scan(
     return (y if z is None else y * silu(z)), state
 
 
+def ada_ln_norm(
+    hidden: Array, residual: Array, modulation: Array, weight: Array, gate: int, shift: int, scale: int, eps: float
+) -> tuple[Array, Array]:
+    """hidden, residual (rows, d_model), modulation (rows, vectors, d_model). Returns x and the new residual."""
+    residual = residual + hidden * modulation[:, gate]
+    normed = residual / np.sqrt((residual**2).mean(axis=-1, keepdims=True) + eps) * weight
+    return normed * (1 + modulation[:, scale]) + modulation[:, shift], residual
+
+
 def rms_norm_gated(y: Array, z: Array | None, weight: Array, ngroups: int, eps: float) -> Array:
     """y, z (rows, L, d), weight (d)."""
     gated = y if z is None else y * silu(z)

@@ -13,7 +13,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from kernels import decode_case, scan_case, test_causal_conv1d, test_rms_norm_gated
+from kernels import (
+    decode_case,
+    scan_case,
+    test_ada_ln_norm,
+    test_causal_conv1d,
+    test_image,
+    test_linear,
+    test_rms_norm_gated,
+    test_sample,
+)
 from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, MAMBA1, Library
 from kernels.decode_case import DecodeCase
 from kernels.harness import CudaMemory, Device, decode, encode, relative_error
@@ -52,6 +61,24 @@ NORMS = [
     test_rms_norm_gated.BASE.but(dtype=dtype, d=d, ngroups=2, inactive=inactive, in_place=inactive)
     for dtype in (FLOAT32, FLOAT16, BFLOAT16)
     for d, inactive in ((256, False), (50, True))
+]
+SAMPLES = [
+    *(test_sample.BASE.but(vocab_size=v, top_k=k, top_p=p, steps=2, inactive=inactive)
+      for v, k, p, inactive in ((7, 0, 1.0, False), (1026, 600, 0.98, True), (16384, 600, 0.98, False),
+                                (16384, 0, 0.9, False), (16385, 600, 1.0, False), (20000, 0, 0.9, True))),
+    test_sample.BASE.but(vocab_size=4096, top_k=1500, logits="ties", top_p=0.5, steps=2),
+]  # fmt: skip
+IMAGES = [(2, 3, 17, 31), (1, 1, 16, 16)]
+
+ADA_LNS = [
+    test_ada_ln_norm.BASE.but(dtype=dtype, d_model=d_model, in_place=in_place)
+    for dtype in (FLOAT32, FLOAT16)
+    for d_model, in_place in ((100, True), (1028, False), (2052, False), (4100, True))
+]
+LINEARS = [
+    test_linear.BASE.but(dtype=dtype, rows=rows, in_features=k, out_features=19)
+    for dtype in (FLOAT32, FLOAT16, BFLOAT16)
+    for rows, k in ((2, 40), (9, 1000), (2, 3080), (20, 800), (70, 96))
 ]
 
 
@@ -92,7 +119,20 @@ def main() -> None:
     for norm_case in NORMS:
         test_rms_norm_gated.test_matches_the_reference(device, norm_case)
         device.release()
-    sys.stdout.write(f"{len(SCANS) + len(DECODES) + len(CONVS) + len(NORMS)} calls, all within bounds\n")
+    for ada_ln_case in ADA_LNS:
+        test_ada_ln_norm.test_matches_the_reference(device, ada_ln_case)
+        device.release()
+    for linear_case in LINEARS:
+        test_linear.test_matches_the_reference(device, linear_case)
+        device.release()
+    for sample_case in SAMPLES:
+        test_sample.test_draws_the_codes_of_the_host(device, sample_case)
+        device.release()
+    for shape in IMAGES:
+        test_image.test_makes_the_pixels_of_the_host(device, shape)
+        device.release()
+    calls = sum(map(len, (SCANS, DECODES, CONVS, NORMS, ADA_LNS, LINEARS, SAMPLES, IMAGES)))
+    sys.stdout.write(f"{calls} calls, all within bounds\n")
 
 
 if __name__ == "__main__":

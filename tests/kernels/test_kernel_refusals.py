@@ -20,10 +20,31 @@ NORM = {"rows": 1, "length": 1, "d": 8, "ngroups": 1} | dict.fromkeys(("y", "wei
 DECODE = {"rows": 1, "nheads": 4, "headdim": 16, "d_state": 16, "ngroups": 1, "d_conv": 4}
 DECODE |= dict.fromkeys(("zxbcdt", "conv_weight", "A", "norm_weight", "conv_state_in", "conv_state_out"), SOME)
 DECODE |= dict.fromkeys(("ssm_state_in", "ssm_state_out", "out", "workspace"), SOME) | {"workspace_size": 1 << 20}
+ADA_LN = {"rows": 1, "vectors": 3, "d_model": 8, "gate_index": 2, "shift_index": 0, "scale_index": 1}
+ADA_LN |= dict.fromkeys(("hidden", "residual", "modulation", "weight", "x", "residual_out"), SOME)
+SAMPLE = {"batch": 1, "vocab_size": 8, "num_tokens": 4} | dict.fromkeys(("logits", "sampling", "image_index"), SOME)
+SAMPLE |= dict.fromkeys(("token", "position", "tokens", "status"), SOME)
+IMAGE = {"batch": 1, "channels": 3, "height": 8, "width": 8, "image": SOME, "pixels": SOME, "status": SOME}
 BASES = {"causal_conv1d": CONV, "selective_scan": SCAN, "rms_norm_gated": NORM, "mamba2_decode_step": DECODE}
+LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x", "weight", "y"), SOME)
+BASES |= {"ada_ln_norm": ADA_LN, "linear": LINEAR, "sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
 REFUSED = [
+    ("linear", "in_features", 12, abi.UNSUPPORTED_SHAPE, ["in_features is 12", "steps of 8"]),
+    ("linear", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
+    ("linear", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("linear", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("linear", "x", SOME + 8, abi.MISALIGNED, ["x", "16"]),
+    ("linear", "weight", None, abi.NULL_POINTER, ["weight is null"]),
+    ("ada_ln_norm", "d_model", 10, abi.UNSUPPORTED_SHAPE, ["d_model is 10", "steps of 4"]),
+    ("ada_ln_norm", "d_model", 8196, abi.UNSUPPORTED_SHAPE, ["d_model is 8196", "8192"]),
+    ("ada_ln_norm", "gate_index", 3, abi.UNSUPPORTED_SHAPE, ["gate_index is 3", "vectors is 3"]),
+    ("ada_ln_norm", "scale_index", -1, abi.UNSUPPORTED_SHAPE, ["scale_index is -1"]),
+    ("ada_ln_norm", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
+    ("ada_ln_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("ada_ln_norm", "residual", None, abi.NULL_POINTER, ["residual is null"]),
+    ("ada_ln_norm", "modulation", SOME + 4, abi.MISALIGNED, ["modulation", "16"]),
     ("causal_conv1d", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
     ("causal_conv1d", "d_conv", 5, abi.UNSUPPORTED_SHAPE, ["d_conv is 5", "2, 3, 4"]),
     ("causal_conv1d", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
@@ -56,6 +77,24 @@ REFUSED = [
     ("mamba2_decode_step", "ssm_state_in", SOME + 8, abi.MISALIGNED, ["ssm_state_in", "16"]),
     ("mamba2_decode_step", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes", "256"]),
     ("mamba2_decode_step", "conv_state_dtype", 9, abi.UNSUPPORTED_DTYPE, ["conv_state", "9"]),
+    ("sample", "batch", 0, abi.UNSUPPORTED_SHAPE, ["batch is 0", "1 or more"]),
+    ("sample", "batch", 1 << 31, abi.UNSUPPORTED_SHAPE, ["2147483648 blocks", "2147483647"]),
+    ("sample", "vocab_size", 0, abi.UNSUPPORTED_SHAPE, ["vocab_size is 0", "1 to 65536"]),
+    ("sample", "vocab_size", 65537, abi.UNSUPPORTED_SHAPE, ["vocab_size is 65537", "1 to 65536"]),
+    ("sample", "num_tokens", 0, abi.UNSUPPORTED_SHAPE, ["num_tokens is 0", "1 or more"]),
+    *(
+        ("sample", field, None, abi.NULL_POINTER, [f"{field} is null", "required"])
+        for field in ("logits", "sampling", "image_index", "token", "position", "tokens", "status")
+    ),
+    *(
+        ("image_to_uint8", field, 0, abi.UNSUPPORTED_SHAPE, [f"{field} is 0", "1 or more"])
+        for field in ("batch", "channels", "height", "width")
+    ),
+    ("image_to_uint8", "height", 1 << 28, abi.UNSUPPORTED_SHAPE, ["height * width is 2147483648", "1073741824"]),
+    ("image_to_uint8", "batch", 1 << 31, abi.UNSUPPORTED_SHAPE, ["batch is 2147483648", "8 x 8", "up to 2147483647"]),
+    ("image_to_uint8", "image", None, abi.NULL_POINTER, ["image is null"]),
+    ("image_to_uint8", "pixels", None, abi.NULL_POINTER, ["pixels is null"]),
+    ("image_to_uint8", "status", None, abi.NULL_POINTER, ["status is null"]),
     *((name, "size", 8, abi.VERSION_MISMATCH, ["8 bytes", "expects"]) for name in BASES),
 ]
 

@@ -19,8 +19,8 @@ trap 'rm -rf "$objects"' EXIT
 mkdir -p "$out"
 code="-gencode arch=compute_$arch,code=sm_$arch"
 flags="$code -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
-flags="$flags -Iplugins/include -Iplugins/src -Iplugins/operators -Iplugins/tensorrt -isystem $headers"
-printf '%s\n' plugins/src/*.cu plugins/operators/*.cpp plugins/tensorrt/*.cpp |
+flags="$flags -Iplugins/include -Iplugins/src -Iplugins/capi -Iplugins/operators -Iplugins/tensorrt -isystem $headers"
+printf '%s\n' plugins/src/*.cu plugins/capi/*.cpp plugins/operators/*.cpp plugins/tensorrt/*.cpp |
     xargs -P "$(nproc)" -I{} sh -c "nvcc $flags -c {} -o $objects/\$(basename {}).o || exit 255"
 nvcc $code -shared -Xcompiler -fPIC -Xlinker --version-script=plugins/tensorrt/exports.map -Xlinker -z \
     -Xlinker nodelete -Xlinker --no-undefined "$objects"/*.o -ldl -lrt -lpthread -o "$out/libaim_edge_tensorrt.so"

@@ -68,11 +68,12 @@ class Case:
 def make_case(operator: str, activations: str, states: str, length: int = 1, rows: int = 3, **options: Any) -> Case:
     """A case of SIZES; `options` are attributes that differ from the plainest."""
     sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
+    sizes |= {"d_model": 96, "vectors": 5, "in_features": 96, "out_features": 40}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
-    plain |= {"aim_edge_version": 1, **sizes}
+    plain |= {"aim_edge_version": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
 
@@ -82,6 +83,8 @@ def all_cases() -> list[Case]:
     cases = []
     for activations in ("float32", "float16", "bfloat16"):
         cases.append(make_case("RmsNormGated", activations, "float32", 5))
+        cases.append(make_case("AdaLnNorm", activations, "float32"))
+        cases.append(make_case("Linear", activations, "float32"))
         for states in ("float32", "float16"):
             types = (activations, states)
             cases += [
@@ -184,6 +187,11 @@ def _norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return [reference.rms_norm_gated(f["y"], f["z"], f["weight"], a["ngroups"], a["eps"])]
 
 
+def _ada_ln(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    indices = {name: case.attributes[f"{name}_index"] for name in ("gate", "shift", "scale")}
+    return list(reference.ada_ln_norm(**f, **indices, eps=case.attributes["eps"]))
+
+
 def _step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.mamba2_decode_step(**f, ngroups=case.attributes["ngroups"], eps=case.attributes["eps"]))
 
@@ -193,6 +201,8 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "SelectiveScan": _scan,
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
+    "AdaLnNorm": _ada_ln,
+    "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }
 
 

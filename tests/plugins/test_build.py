@@ -121,9 +121,10 @@ def exported(library: Path) -> set[str]:
 
 def test_what_the_library_needs_and_exports(library: Path) -> None:
     assert set(NEEDED.findall(elf("-d", library))) <= SYSTEM | {"ld-linux-x86-64.so.2"}
-    assert exported(library) == {"getCreators", "setLoggerFinder"}
-    kernels = library.with_name("libaim_kernels.so")
-    assert all(name.startswith("aim_") for name in exported(kernels))
+    kernels = exported(library.with_name("libaim_kernels.so"))
+    assert {"aim_sample", "aim_image_to_uint8"} < kernels and all(name.startswith("aim_") for name in kernels)
+    # One library is plugins and sampler: beside the creators it exports the whole C ABI.
+    assert exported(library) == {"getCreators", "setLoggerFinder"} | kernels
 
 
 def test_a_second_build_compiles_nothing(library: Path, headers: toolkit.Headers) -> None:

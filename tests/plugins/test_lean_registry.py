@@ -32,6 +32,14 @@ VALID: dict[str, list[Field]] = {
         ("has_active", "int64", 0),
     ],
     "RmsNormGated": [("aim_edge_version", "int32", 1), ("ngroups", "int32", 1), ("eps", "float32", 1e-5)],
+    "AdaLnNorm": [
+        ("aim_edge_version", "int32", 1),
+        ("gate_index", "int64", 2),
+        ("shift_index", "int32", 0),
+        ("scale_index", "int32", 1),
+        ("eps", "float32", 1e-5),
+    ],
+    "Linear": [("aim_edge_version", "int32", 1)],
     "Mamba2DecodeStep": [
         ("aim_edge_version", "int64", 1),
         ("nheads", "int64", 24),
@@ -73,6 +81,7 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("CausalConv1d", changed("CausalConv1d", has_active=2), "'has_active' is 2; expected 0 or 1"),
     ("CausalConv1d", [("aim_edge_version", "float32", 1.0)], "expected one integer"),
     ("CausalConv1d", [("activation", "int32", 1)], "expected a string"),
+    ("AdaLnNorm", changed("AdaLnNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
     ("RmsNormGated", [("eps", "int32", 0)], "expected one FLOAT32"),
     ("RmsNormGated", changed("RmsNormGated", ngroups=0), "'ngroups' is 0; expected 1 to"),
     ("RmsNormGated", changed("RmsNormGated", eps=-1.0), "eps is -1; supported: 0 or more"),

@@ -1,4 +1,4 @@
-// Calls of the four operators: attributes, random inputs, and the outputs that the reference gives.
+// Calls of the operators: attributes, random inputs, and the outputs that the reference gives.
 #pragma once
 
 #include <string>
@@ -149,6 +149,31 @@ inline Case norm_case(const char* name, DataType type, int64_t rows, int64_t len
     const auto& in = made.inputs;
     made.outputs = {Tensor{"out", type, in[0].shape,
                            reference::rms_norm_gated(d, ngroups, 1e-5f, in[0].values, in[1].values, in[2].values)}};
+    return made;
+}
+
+inline Case ada_ln_case(const char* name, DataType type, int64_t rows, int64_t vectors, int64_t d) {
+    Draw draw(15);
+    Case made{"AdaLnNorm", name, {}, {}, {}, {bound_of(type), 1e-5}, {-1, -1}, false};
+    made.attributes = {number("aim_edge_version", 1), number("gate_index", vectors - 1), number("shift_index", 0),
+                       number("scale_index", 1), real("eps", 1e-5f)};
+    made.inputs = {draw.normal("hidden", type, {rows, d}), draw.normal("residual", DataType::kFLOAT, {rows, d}),
+                   draw.normal("modulation", DataType::kFLOAT, {rows, vectors, d}),
+                   draw.normal("weight", DataType::kFLOAT, {d})};
+    const auto& in = made.inputs;
+    auto residual = in[1].values;
+    const auto x = reference::ada_ln_norm(vectors, d, vectors - 1, 0, 1, 1e-5f, in[0].values, residual, in[2].values,
+                                          in[3].values);
+    made.outputs = {Tensor{"x", type, {rows, d}, x}, Tensor{"residual_out", DataType::kFLOAT, {rows, d}, residual}};
+    return made;
+}
+
+inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
+    Draw draw(16);
+    Case made{"Linear", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.inputs = {draw.normal("x", type, {rows, k}), draw.normal("weight", type, {n, k}, 1.0 / std::sqrt(double(k)))};
+    const auto& in = made.inputs;
+    made.outputs = {Tensor{"y", type, {rows, n}, reference::linear(rows, k, n, in[0].values, in[1].values)}};
     return made;
 }
 

@@ -151,7 +151,7 @@ void check_enqueue(const Case& c, const Plugin& plugin, const char* who, size_t 
     expect(runtime->enqueue(in.data(), out.data(), sources.data(), targets.data(), scratch.get(), nullptr) != 0, c,
            "%s: a null pointer passes", who);
     auto wrong = in;
-    wrong[1].dims.d[0] += 1;
+    wrong[1].dims.d[wrong[1].dims.nbDims - 1] += 1;
     expect(runtime->onShapeChange(wrong.data(), inputs, out.data(), outputs) != 0, c, "%s: a wrong shape passes", who);
 }
 

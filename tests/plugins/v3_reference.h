@@ -90,6 +90,34 @@ inline Values rms_norm_gated(int64_t d, int64_t ngroups, double eps, const Value
     return out;
 }
 
+// hidden and residual (rows, d), modulation (rows, vectors, d), weight (d). Returns x; the residual is updated.
+inline Values ada_ln_norm(int64_t vectors, int64_t d, int64_t gate, int64_t shift, int64_t scale, double eps,
+                          const Values& hidden, Values& residual, const Values& modulation, const Values& weight) {
+    Values x(hidden.size());
+    for (int64_t r = 0; r < static_cast<int64_t>(x.size()) / d; ++r) {
+        const double* vector = &modulation[r * vectors * d];
+        double squares = 0.0;
+        for (int64_t i = 0; i < d; ++i) {
+            residual[r * d + i] += hidden[r * d + i] * vector[gate * d + i];
+            squares += residual[r * d + i] * residual[r * d + i];
+        }
+        const double factor = 1.0 / std::sqrt(squares / static_cast<double>(d) + eps);
+        for (int64_t i = 0; i < d; ++i) {
+            x[r * d + i] = residual[r * d + i] * factor * weight[i] * (1.0 + vector[scale * d + i]) + vector[shift * d + i];
+        }
+    }
+    return x;
+}
+
+// x (rows, k), weight (n, k).
+inline Values linear(int64_t rows, int64_t k, int64_t n, const Values& x, const Values& weight) {
+    Values y(rows * n);
+    for (int64_t at = 0; at < rows * n; ++at) {
+        for (int64_t i = 0; i < k; ++i) y[at] += x[at / n * k + i] * weight[at % n * k + i];
+    }
+    return y;
+}
+
 struct StepOutputs {
     Values out, conv_state, ssm_state;
 };

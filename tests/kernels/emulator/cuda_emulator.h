@@ -84,6 +84,27 @@ template <typename T>
 T __shfl_sync(unsigned, T value, int index) {
     return emulator::shuffle(value, index, emulator::shuffle_together<T, emulator::from_index>);
 }
+// Rounded one by one, whatever the compiler would fuse.
+inline float __fadd_rn(float x, float y) {
+    volatile float sum = x + y;
+    return sum;
+}
+inline float __fsub_rn(float x, float y) { return __fadd_rn(x, -y); }
+inline float __fmul_rn(float x, float y) {
+    volatile float product = x * y;
+    return product;
+}
+inline float __fdiv_rn(float x, float y) { return x / y; }
+inline uint32_t __float_as_uint(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+inline float __uint_as_float(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    return value;
+}
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __expf(float value) { return std::exp(value); }
 using std::max;

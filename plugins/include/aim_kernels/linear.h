@@ -1,0 +1,26 @@
+// A linear layer without bias over few rows, as decoding has them: y = x W^T.
+//
+// The weights are read once for every 64 rows; sums are float32 (on tensor cores for float16 and bfloat16).
+#pragma once
+
+#include "aim_kernels/common.h"
+
+namespace aim_kernels {
+
+struct LinearParams {
+    int64_t rows = 0;                      // >= 1
+    int64_t in_features = 0;               // 8 and more in steps of 8
+    int64_t out_features = 0;              // >= 1
+    DType dtype = DType::kFloat32;         // x, weight and y
+
+    // All dense; x and weight 16-byte aligned.
+    const void* x = nullptr;               // (rows, in_features)
+    const void* weight = nullptr;          // (out_features, in_features)
+    void* y = nullptr;                     // (rows, out_features); must not overlap x
+};
+
+Status validate_shapes(const LinearParams& params) noexcept;
+Status validate(const LinearParams& params) noexcept;
+Status launch(const LinearParams& params, cudaStream_t stream) noexcept;
+
+}  // namespace aim_kernels

@@ -1,0 +1,180 @@
+// Top-k, top-p and the draw: of few codes, which a block sorts, and of many, among which it searches.
+#pragma once
+
+#include "sample_row.cuh"
+
+namespace aim_kernels {
+namespace {
+
+__device__ __forceinline__ void finish(const SampleParams& p, int64_t image, int position, int token) {
+    p.token[image] = token;
+    p.position[image] = position + 1;
+    if (position >= 0 && position < p.num_tokens) p.tokens[image * p.num_tokens + position] = token;
+}
+
+// The sum that top-p takes away: everything up to it goes. Such that nothing is above it: the largest alone stays.
+__device__ __forceinline__ uint64_t cut_of(double top_p, uint64_t total) {
+    const double share = 1.0 - top_p;
+    return share < 1.0 ? static_cast<uint64_t>(share * static_cast<double>(total)) : total;
+}
+
+// The largest `k` keys or more, at most one a thread: top-k exactly, top-p and the draw. `least` is a key with
+// k <= count(key >= least) = n <= kThreads.
+template <typename Row>
+__device__ __forceinline__ void draw_from_few(Row& row, const Image& image, Shared& s, Scratch& scratch,
+                                              const SampleArgs& a, uint32_t least, int n, int k, int position) {
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    // How many of the lanes up to this one stay, a byte a chunk: 128 at most.
+    auto count_tile = [&](uint32_t& mine) {
+        mine = 0;
+#pragma unroll
+        for (int i = 0; i < kChunks * 4; ++i) mine += (row.key[i] >= least ? 1u : 0u) << i / 4 * 8;
+        return warp_scan(mine);
+    };
+    uint32_t mine = 0, upto = 0;
+    row.for_tiles(image, [&](int tile) {
+        upto = count_tile(mine);
+        if (lane == 31) {
+#pragma unroll
+            for (int c = 0; c < kChunks; ++c) s.segment[(tile * kChunks + c) * kWarps + warp] = upto >> c * 8 & 0xff;
+        }
+    });
+    __syncthreads();
+    if (warp == 0) scan_segments(s.segment, image.tiles * kChunks);
+    __syncthreads();
+    row.for_tiles(image, [&](int tile) {
+        if (!Row::kCached) upto = count_tile(mine);
+#pragma unroll
+        for (int i = 0; i < kChunks * 4; ++i) {
+            const int c = i / 4;
+            if (row.key[i] < least) continue;
+            int at = static_cast<int>(s.segment[(tile * kChunks + c) * kWarps + warp]);
+            at += static_cast<int>((upto - mine) >> c * 8 & 0xff);
+#pragma unroll
+            for (int before = c * 4; before < i; ++before) at += row.key[before] >= least;
+            s.key[at] = row.key[i];
+            s.code[at] = static_cast<uint16_t>(Row::code(tile, c) + i % 4);
+        }
+    });
+    if (thread == 0) s.cut_key = key_of(static_cast<float>(image.largest));
+    __syncthreads();
+    const uint32_t key = thread < n ? s.key[thread] : 0;
+    const uint32_t* ascending = block_sort(key, s.sort);
+    const uint32_t sorted = ascending[thread], kth = ascending[kThreads - k];
+
+    const double top_p = a.p.sampling->top_p;
+    double least_weight = 0.0;
+    if (top_p < 1.0) {
+        const uint64_t weight = sorted >= kth ? image.integer(image.weight(sorted)) : 0;
+        uint64_t total;
+        const uint64_t upto_here = block_scan(weight, total, scratch);
+        const uint64_t cut = cut_of(top_p, total);
+        if (upto_here > cut && upto_here - weight <= cut) s.cut_key = sorted;
+        __syncthreads();
+        least_weight = image.weight(s.cut_key);
+    }
+    uint64_t weight = 0;
+    if (key >= kth) {
+        const double exact = image.weight(key);
+        if (exact >= least_weight) weight = image.integer(exact);
+    }
+    uint64_t total;
+    const uint64_t upto_here = block_scan(weight, total, scratch);
+    const uint64_t target = static_cast<uint64_t>(s.uniform * static_cast<double>(total));
+    if (upto_here > target && upto_here - weight <= target) finish(a.p, image.index, position, s.code[thread]);
+}
+
+// Any number of keys, those from `kth` on: weights are computed anew in each pass, from the keys.
+template <typename Row>
+__device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Shared& s, Scratch& scratch,
+                                               const SampleArgs& a, uint32_t kth, uint32_t least, uint32_t most,
+                                               int position) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    // The weights of keys in (lo, hi].
+    auto sum_of = [&](uint32_t lo, uint32_t hi) {
+        uint64_t sum = 0;
+        row.for_tiles(image, [&](int) {
+#pragma unroll 1
+            for (int c = 0; c < kChunks; ++c) {
+                uint32_t key[4];
+                row.pick(c, key);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    if (key[i] > lo && key[i] <= hi) sum += image.integer(image.weight(key[i]));
+                }
+            }
+        });
+        return block_sum(sum, scratch);
+    };
+    const double top_p = a.p.sampling->top_p;
+    double least_weight = 0.0;
+    if (top_p < 1.0) {
+        uint32_t lo = kth - 1, hi = most;
+        const uint64_t total = sum_of(lo, hi), cut = cut_of(top_p, total);
+        const uint32_t faint = key_of(static_cast<float>(image.largest) - 46.0f);
+        uint64_t below = 0;
+        for (int round = 0; cut < total && hi - lo > 1; ++round) {
+            const uint32_t middle = middle_key(lo, hi, max(least, faint), round);
+            const uint64_t sum = sum_of(lo, middle);
+            if (below + sum > cut) {
+                hi = middle;
+            } else {
+                lo = middle;
+                below += sum;
+            }
+        }
+        least_weight = image.weight(hi);
+    }
+    auto weight_of = [&](uint32_t key) -> uint64_t {
+        if (key < kth) return 0;
+        const double exact = image.weight(key);
+        return exact >= least_weight ? image.integer(exact) : 0;
+    };
+    row.for_tiles(image, [&](int tile) {
+#pragma unroll 1
+        for (int c = 0; c < kChunks; ++c) {
+            uint32_t key[4];
+            row.pick(c, key);
+            uint64_t sum = 0;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum += weight_of(key[i]);
+            sum = warp_sum(sum);
+            if (lane == 0) s.segment[(tile * kChunks + c) * kWarps + warp] = sum;
+        }
+    });
+    __syncthreads();
+    if (warp == 0) {
+        const int per_lane = image.tiles * kChunks;
+        const uint64_t total = scan_segments(s.segment, per_lane);
+        const uint64_t target = static_cast<uint64_t>(s.uniform * static_cast<double>(total));
+        // The last segment that begins at or below the target holds it: empty ones begin where the next does.
+        int found = -1;
+        for (int i = lane * per_lane; i < (lane + 1) * per_lane; ++i) {
+            if (s.segment[i] <= target) found = i;
+        }
+        found = static_cast<int>(warp_max(static_cast<uint32_t>(found + 1))) - 1;
+        if (lane == 0) s.found = found, s.before = s.segment[found], s.target = target;
+    }
+    __syncthreads();
+    if (s.found % kWarps != warp) return;
+    row.for_tiles(image, [&](int tile) {
+        const int c = s.found / kWarps - tile * kChunks;
+        if (c < 0 || c >= kChunks) return;
+        uint32_t key[4];
+        row.pick(c, key);
+        uint64_t weight[4], sum = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum += weight[i] = weight_of(key[i]);
+        uint64_t before = s.before + warp_scan(sum) - sum;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (before <= s.target && before + weight[i] > s.target) {
+                finish(a.p, image.index, position, Row::code(tile, c) + i);
+            }
+            before += weight[i];
+        }
+    });
+}
+
+}  // namespace
+}  // namespace aim_kernels
