@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,6 +26,10 @@ def generate(
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 8,
     backend: Annotated[str, typer.Option(help="See: aim-edge doctor.")] = "ort-cpu",
     threads: Annotated[int | None, typer.Option(help="For ONNX Runtime.", show_default="its own choice")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the backend, such as sampler=host; may be given again."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the PNG files and grid.png.")] = Path("images"),
     prefix_image: Annotated[
         Path | None, typer.Option(help="An image whose top part every image keeps and continues.")
@@ -42,6 +46,7 @@ def generate(
 ) -> None:
     """Draw images with a bundle: a PNG each, and a grid with a row for each class."""
     from aim_edge.runtime import Generator
+    from aim_edge.runtime.backends import parse_options
     from aim_edge.runtime.images import load_image
 
     from .drawing import Order, choose_classes, draw, summary
@@ -52,7 +57,7 @@ def generate(
     with reporting() as report:
         report(f"opening {bundle}")
         # Passed on only where given: not every backend has threads to set.
-        options: dict[str, Any] = {} if threads is None else {"threads": threads}
+        options = parse_options(backend, ([] if threads is None else [f"threads={threads}"]) + (option or []))
         with Generator.open(bundle, backend=backend, **options) as generator:
             dims = generator.dims
             prefix = None
@@ -66,7 +71,8 @@ def generate(
                 prefix, prefix_rows, marked=not no_provenance,
             )  # fmt: skip
             drawn = draw(generator, order, out, out / "grid.png", report)
-    output.print(summary(drawn, out), soft_wrap=True)
+            described = generator.backend.describe()  # only now does it tell whether CUDA graphs were captured
+    output.print(f"{summary(drawn, out)}\n{described}", soft_wrap=True)
     if no_provenance:
         errors.print("--no-provenance: the images are unmarked; nothing in them says that a model drew them")
 

@@ -213,7 +213,7 @@ def _check(root: Path, name: str, record: FileRecord, verify: bool) -> str | Non
 
 
 def _check_engines(root: Path, manifest: Manifest, verify: bool) -> list[str]:
-    """What is wrong with the engines that a manifest records."""
+    """What is wrong with the engines and plugin libraries that a manifest records."""
     bad = []
     for target, engines in manifest.engines.items():
         for graph, file in engines.graphs.items():
@@ -223,6 +223,9 @@ def _check_engines(root: Path, manifest: Manifest, verify: bool) -> list[str]:
                            f"{source.sha256} expected")  # fmt: skip
             elif problem := _check(root, file.file, file.record, verify) or engine_problem(root, file.file, engines):
                 bad.append(problem)
+        plugin = engines.plugin
+        if plugin is not None and (problem := _check(root, plugin.file, plugin.record, verify)):
+            bad.append(problem)
     return bad
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from .errors import BundleError
 from .manifest import EngineRecord
 
+TENSORRT = "TensorRT"
 TENSORRT_RTX = "TensorRT-RTX"
 # As TensorRT-RTX 1.4, 1.6 and 1.7 write it: magic, 0, format, bytes of the file, version, magic again, GPUs as bits.
 _HEADER = struct.Struct("<4sIQQ4B4sI")
 _MAGIC, _FORMAT = b"vtrt", 2
+_PLAN_TAIL = b"trt"  # of the first four bytes of a plan: b"ftrt" from TensorRT 8 on, and others for other kinds
 _SMS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")  # by bit, from the lowest
 
 
@@ -53,9 +55,15 @@ def read_engine_header(path: str | os.PathLike[str]) -> EngineHeader:
 
 
 def engine_problem(root: Path, name: str, engines: EngineRecord) -> str | None:
-    """Why a file's head is not that of the engines recorded with it, or None."""
+    """Why a file's head is not that of the engines recorded with it, or None.
+
+    TensorRT documents nothing of its plans' heads, so that of them only the first bytes are looked at.
+    """
+    if engines.library == TENSORRT:
+        return _plan_problem(root, name)
     if engines.library != TENSORRT_RTX:
-        return f"{name}: an engine of {engines.library!r}; expected {TENSORRT_RTX}, which this aim-edge knows"
+        known = f"{TENSORRT} and {TENSORRT_RTX}"
+        return f"{name}: an engine of {engines.library!r}; expected one of {known}, which this aim-edge knows"
     try:
         found = read_engine_header(root / name)
     except (BundleError, OSError) as error:
@@ -64,4 +72,15 @@ def engine_problem(root: Path, name: str, engines: EngineRecord) -> str | None:
         return f"{name}: built by {engines.library} {found.version}; {engines.version} expected"
     if found.sms != engines.sms:
         return f"{name}: built for {', '.join(found.sms)}; {', '.join(engines.sms)} expected"
+    return None
+
+
+def _plan_problem(root: Path, name: str) -> str | None:
+    try:
+        with open(root / name, "rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        return str(error).replace(str(root / name), name)
+    if head[1:] != _PLAN_TAIL:
+        return f"{name}: begins with {head!r}; expected b'ftrt' or the like, an engine of {TENSORRT}"
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -14,12 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from .backends import Backend, Session, open_backend
 from .bundle import Bundle
 from .checks import check_image_index, check_integer, check_integers, check_labels
-from .images import Image8, from_uint8, to_uint8
+from .images import Image8, from_uint8
 from .policy import POLICY, UsagePolicy
-from .sampler import Sampler, SamplingConfig
+from .sampler import SamplingConfig
 
-# Images decoded at once: the tokenizer's activations are far larger than the decoder's state.
-_VQ_CHUNK = 16
 # Codes of a prefix scanned at once: bounds the (2 B, L, V) logits, and is the same for every batch.
 _PREFIX_CHUNK = 64
 _SCAN_LIMIT = 256
@@ -104,7 +103,9 @@ class Generator:
     def close(self) -> None:
         """Frees engines and buffers; the generator cannot be used afterwards."""
         self._closed = True
-        self._idle = None
+        session, self._idle = self._idle, None
+        if session is not None:
+            session.close()
         self.backend.close()
 
     def session(self, batch: int) -> Session:
@@ -132,7 +133,8 @@ class Generator:
             prefix_tokens: (B, K) codes that the images start with, 0 <= K < T.
             prefix_image: (B, H, W, C) uint8, of which the top `prefix_rows` rows of codes are kept.
             prefix_rows: in [0, grid_height); given with `prefix_image` only.
-            progress: called with (codes an image known, T) after each step.
+            progress: called with (codes an image known, T): after each step, or where the codes are drawn on a GPU,
+                after every 16th.
 
         Returns:
             images (B, H, W, C) uint8 and tokens (B, T) int32, the prefix among them.
@@ -145,7 +147,7 @@ class Generator:
         request = self._prepare(class_ids, seed, image_index, prefix_tokens, prefix_image, prefix_rows,
                                 guidance_scale, temperature, top_k, top_p)  # fmt: skip
         tokens = np.empty((len(request.labels), self.dims.num_tokens), np.int32)
-        for known in self._decode(request, tokens):
+        for known in self._decode(request, tokens, None):
             if progress is not None:
                 progress(known, self.dims.num_tokens)
         return self.decode_tokens(tokens), tokens
@@ -172,10 +174,10 @@ class Generator:
 
     def _previews(self, request: _Request, every: int, images: bool) -> Iterator[Preview]:
         tokens = np.full((len(request.labels), self.dims.num_tokens), -1, np.int32)
-        for known in self._decode(request, tokens):
+        for known in self._decode(request, tokens, every):
             if known == self.dims.num_tokens:
                 yield Preview(known, tokens.copy(), self.decode_tokens(tokens))
-            elif (known - request.prefix.shape[1]) % every == 0:
+            else:
                 yield Preview(known, tokens.copy(), self._decode_partial(tokens, known) if images else None)
 
     def decode_logits(self, labels: ArrayLike, tokens: ArrayLike, *, via: str = "step") -> NDArray[np.float32]:
@@ -202,14 +204,13 @@ class Generator:
             raise ValueError(f"via is {via!r}; allowed: 'step', 'scan'")
         given = np.pad(codes[:, :-1], ((0, 0), (1, 0)))
         result = np.empty((length, 2 * len(class_ids), self.dims.vocab_size), np.float32)
-        session = self._take_session(class_ids)
-        if via == "step":
-            for t in range(length):
-                result[t] = session.step(given[:, t], t)
-        else:
-            for t in range(0, length, _SCAN_LIMIT):
-                result[t : t + _SCAN_LIMIT] = session.scan(given[:, t : t + _SCAN_LIMIT], t).swapaxes(0, 1)
-        self._idle = session
+        with self._borrowed_session(class_ids) as session:
+            if via == "step":
+                for t in range(length):
+                    result[t] = session.step(given[:, t], t)
+            else:
+                for t in range(0, length, _SCAN_LIMIT):
+                    result[t : t + _SCAN_LIMIT] = session.scan(given[:, t : t + _SCAN_LIMIT], t).swapaxes(0, 1)
         return result
 
     def decode_tokens(self, tokens: ArrayLike) -> Image8:
@@ -220,16 +221,18 @@ class Generator:
         cells = codes.reshape(-1, dims.grid_height, dims.grid_width)
         shape = (len(codes), dims.image_height, dims.image_width, dims.image_channels)
         images = np.empty(shape, np.uint8)
-        for i in range(0, len(codes), _VQ_CHUNK):
-            images[i : i + _VQ_CHUNK] = to_uint8(self.backend.vq_decode(cells[i : i + _VQ_CHUNK]))
+        chunk = self.backend.vq_batch
+        for i in range(0, len(codes), chunk):
+            images[i : i + chunk] = self.backend.decode_images(cells[i : i + chunk])
         return images
 
     def encode_images(self, images: ArrayLike) -> NDArray[np.int32]:
         """Images (B, H, W, C) uint8 to codes (B, T)."""
         self._check_open()
         pixels = self._check_images("images", images, None)
-        chunks = range(0, len(pixels), _VQ_CHUNK)
-        codes = [self.backend.vq_encode(from_uint8(pixels[i : i + _VQ_CHUNK])) for i in chunks]
+        chunk = self.backend.vq_batch
+        parts = (pixels[i : i + chunk] for i in range(0, len(pixels), chunk))
+        codes = [self.backend.vq_encode(from_uint8(part)) for part in parts]
         return np.concatenate(codes).reshape(len(pixels), self.dims.num_tokens)
 
     def _prepare(
@@ -285,22 +288,20 @@ class Generator:
             raise ValueError(f"{name} has shape {array.shape}; expected ({count}, {', '.join(map(str, size))})")
         return array
 
-    def _decode(self, request: _Request, tokens: NDArray[np.int32]) -> Iterator[int]:
-        """The decode loop: fills tokens (B, T) column by column and yields how many are known."""
-        labels, start = request.labels, request.prefix.shape[1]
-        session = self._take_session(labels)
-        sampler = Sampler(self.dims.vocab_size, len(labels), request.config)
-        tokens[:, :start] = request.prefix
-        given = np.pad(request.prefix, ((0, 0), (1, 0)))  # what step t is fed: nothing at 0, then code t - 1
-        for t in range(0, start, _PREFIX_CHUNK):
-            session.scan(given[:, t : min(t + _PREFIX_CHUNK, start)], t)
-        previous = given[:, start]
-        for t in range(start, self.dims.num_tokens):
-            logits = session.step(previous, t)
-            previous = sampler.draw(logits, request.seed, request.image_index, t)
-            tokens[:, t] = previous
-            yield t + 1
-        self._idle = session
+    def _decode(self, request: _Request, tokens: NDArray[np.int32], every: int | None) -> Iterator[int]:
+        """The decode loop: fills tokens (B, T) column by column and yields how many are known.
+
+        Every `every` codes; None: as often as it costs nothing.
+        """
+        start = request.prefix.shape[1]
+        with self._borrowed_session(request.labels) as session:
+            tokens[:, :start] = request.prefix
+            given = np.pad(request.prefix, ((0, 0), (1, 0)))  # what step t is fed: nothing at 0, then code t - 1
+            for t in range(0, start, _PREFIX_CHUNK):
+                session.scan(given[:, t : min(t + _PREFIX_CHUNK, start)], t)
+            yield from session.decode(
+                request.config, request.seed, request.image_index, tokens, start, every or session.stride
+            )
 
     def _decode_partial(self, tokens: NDArray[np.int32], known: int) -> Image8:
         """Images of which `known` codes are drawn. The rest repeats each image's last code, then is greyed."""
@@ -314,18 +315,31 @@ class Generator:
         images[:, (row + 1) * height :] = _GREY
         return images
 
-    def _take_session(self, labels: NDArray[np.int32]) -> Session:
-        """A session at its start for these labels: the idle one if its batch fits. Whoever ends puts it back.
+    @contextmanager
+    def _borrowed_session(self, labels: NDArray[np.int32]) -> Iterator[Session]:
+        """A session at its start for these labels: the idle one if its batch fits.
 
-        It is taken away while in use, so that a stream that is waiting keeps its state.
+        It is taken away while in use, so that a stream that is waiting keeps its state. Put back at the end; one that
+        an error or an abandoned stream left half way is closed, as is an idle one of another batch: on a GPU their
+        memory is wanted.
         """
         self._check_open()
         session, self._idle = self._idle, None
-        if session is None or session.batch != len(labels):
-            session = self.backend.session(len(labels))
-        session.set_condition(labels)
-        session.reset()
-        return session
+        if session is not None and session.batch != len(labels):
+            session.close()
+            session = None
+        session = session or self.backend.session(len(labels))
+        whole = False
+        try:
+            session.set_condition(labels)
+            session.reset()
+            yield session
+            whole = True
+        finally:
+            if whole and self._idle is None and not self._closed:
+                self._idle = session
+            else:
+                session.close()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -15,6 +15,9 @@ from .sampler import SamplingConfig
 SCHEMA_VERSION = 1
 FORMAT = "aim-edge-bundle"
 MANIFEST = "manifest.json"
+ENGINE_FLAGS = ("version-compatible", "hardware-compatible", "weight-stripped")
+
+Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,57 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class PluginRecord:
+    """The plugin library that lies beside engines.
+
+    Attributes:
+        file: relative to the bundle.
+        bytes, sha256: its size and digest.
+        version: of the library: its `aim_version()`, or where it has none the version of its operators.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    version: int
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and digest, as other files have them."""
+        return FileRecord(self.bytes, self.sha256)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PluginRecord:
+        check_keys(cls, values)
+        bad = _bad_file(values) + _bad_digests(values, "sha256")
+        if type(values["version"]) is not int or values["version"] < 1:
+            bad.append(f"version is {values['version']!r}; expected an integer >= 1")
+        if bad:
+            raise ValueError("; ".join(bad))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class EngineFile:
-    """One graph's engine: its file (relative to the bundle), size and digest, and the digest of the ONNX graph."""
+    """One graph's engine.
+
+    Attributes:
+        file: relative to the bundle.
+        bytes, sha256: its size and digest.
+        source_sha256: digest of the ONNX graph that it was built from.
+        layers: how many of its layers compute in which type, as built: "float32", "float16", "int32", "plugin";
+            "fused" where a layer is several whose types TensorRT does not tell. Empty: not known.
+        plugins: its plugin layers by operator.
+        device_bytes: device memory that an execution context takes; 0: not known.
+    """
 
     file: str
     bytes: int
     sha256: str
     source_sha256: str
+    layers: dict[str, int] = field(default_factory=dict)
+    plugins: dict[str, int] = field(default_factory=dict)
+    device_bytes: int = 0
 
     @property
     def record(self) -> FileRecord:
@@ -64,9 +111,16 @@ class EngineFile:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineFile:
         check_keys(cls, values)
-        for digest in ("sha256", "source_sha256"):
-            FileRecord.from_dict({"bytes": values["bytes"], "sha256": values[digest]})
-        return cls(**{**values, "file": str(values["file"])})
+        bad = _bad_file(values) + _bad_digests(values, "sha256", "source_sha256")
+        for name in ("layers", "plugins"):
+            counts = values[name]
+            if not isinstance(counts, Mapping) or any(type(n) is not int or n < 1 for n in counts.values()):
+                bad.append(f"{name} is {counts!r}; expected counts >= 1 by name")
+        if type(values["device_bytes"]) is not int or values["device_bytes"] < 0:
+            bad.append(f"device_bytes is {values['device_bytes']!r}; expected an integer >= 0")
+        if bad:
+            raise ValueError("; ".join(bad))
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -74,13 +128,18 @@ class EngineRecord:
     """The engines of one target.
 
     Attributes:
-        target: its name, such as "rtx:sm86".
-        library: "TensorRT-RTX".
-        version: of the library that built them, in full; no other loads them.
+        target: its name, such as "trt:sm90" or "rtx:sm86".
+        library: "TensorRT" or "TensorRT-RTX".
+        version: of the library that built them, in full.
         sms: the GPU architectures they run on, such as ("sm86",).
-        precision: of the graphs; the networks are strongly typed, so that it is the engines' too.
-        batch, length: smallest, best and largest number of images, and of codes of `scan`.
+        precision: of the graphs, "float32" or "float16".
+        batch: smallest, best and largest number of images of each optimisation profile, in the profiles' order.
+        length: smallest, best and largest number of codes of `scan`.
         graphs: the engine of each graph that was built.
+        gpu, driver: the GPU that they were built on and its driver's version; "" where none was needed.
+        flags: of `ENGINE_FLAGS`, what the engines were asked to be.
+        level: how long the builder was to look for fast layers, 0 to 5; -1: its own choice.
+        plugin: the plugin library beside the engines, or None.
     """
 
     target: str
@@ -88,23 +147,94 @@ class EngineRecord:
     version: str
     sms: tuple[str, ...]
     precision: str
-    batch: tuple[int, int, int]
-    length: tuple[int, int, int]
+    batch: tuple[Sizes, ...]
+    length: Sizes
     graphs: dict[str, EngineFile]
+    gpu: str = ""
+    driver: str = ""
+    flags: tuple[str, ...] = ()
+    level: int = -1
+    plugin: PluginRecord | None = None
+
+    def files(self) -> dict[str, FileRecord]:
+        """The engines and the plugin library, by path relative to the bundle."""
+        listed = {file.file: file.record for file in self.graphs.values()}
+        return listed if self.plugin is None else listed | {self.plugin.file: self.plugin.record}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineRecord:
+        """Raises ValueError naming every field that is not what it should be."""
         check_keys(cls, values)
-        for name in ("batch", "length"):
-            sizes = values[name]
-            if len(sizes) != 3 or any(type(n) is not int or n < 1 for n in sizes) or list(sizes) != sorted(sizes):
-                raise ValueError(f"{name} is {sizes!r}; expected three integers >= 1 that do not decrease")
-        unknown = sorted(set(values["graphs"]) - set(GRAPHS))
-        if unknown or not values["graphs"]:
-            raise ValueError(f"graphs are {sorted(values['graphs'])}; expected one or more of {GRAPHS}")
-        typed = {name: tuple(values[name]) for name in ("sms", "batch", "length")}
-        graphs = {name: EngineFile.from_dict(file) for name, file in values["graphs"].items()}
-        return cls(**{**values, **typed, "graphs": graphs})
+        bad = [
+            f"{name} is {values[name]!r}; expected a text"
+            for name in ("target", "library", "version", "gpu", "driver")
+            if not isinstance(values[name], str)
+        ]
+        bad += [
+            f"{name} is {values[name]!r}; expected a list of texts"
+            for name in ("sms", "flags")
+            if not isinstance(values[name], (list, tuple)) or not all(isinstance(item, str) for item in values[name])
+        ]
+        if not bad and (unknown := sorted(set(values["flags"]) - set(ENGINE_FLAGS))):
+            bad.append(f"flags are {unknown}; allowed: {', '.join(ENGINE_FLAGS)}")
+        if values["precision"] not in DTYPES:
+            bad.append(f"precision is {values['precision']!r}; allowed: {', '.join(DTYPES)}")
+        batch = values["batch"]
+        if not isinstance(batch, (list, tuple)) or not batch or not all(map(_are_sizes, batch)):
+            bad.append(f"batch is {batch!r}; expected a list of one or more [min, opt, max], integers >= 1 that do "
+                       "not decrease")  # fmt: skip
+        if not _are_sizes(values["length"]):
+            bad.append(f"length is {values['length']!r}; expected three integers >= 1 that do not decrease")
+        if type(values["level"]) is not int or not -1 <= values["level"] <= 5:
+            bad.append(f"level is {values['level']!r}; expected an integer from -1 to 5")
+        graphs, plugin = _read_engine_files(values["graphs"], bad), None
+        if values["plugin"] is not None:
+            plugin = _read(PluginRecord, "plugin", values["plugin"], bad)
+        if bad:
+            raise ValueError(f"engines of {values['target']!r}: " + "; ".join(bad))
+        typed = {
+            "sms": tuple(values["sms"]), "flags": tuple(values["flags"]), "length": tuple(values["length"]),
+            "batch": tuple(map(tuple, batch)), "graphs": graphs, "plugin": plugin,
+        }  # fmt: skip
+        return cls(**{**values, **typed})
+
+
+def _read_engine_files(values: Any, bad: list[str]) -> dict[str, EngineFile]:
+    if not isinstance(values, Mapping) or not values or set(values) - set(GRAPHS):
+        found = sorted(values) if isinstance(values, Mapping) else values
+        bad.append(f"graphs are {found}; expected one or more of {GRAPHS}")
+        return {}
+    read = {graph: _read(EngineFile, graph, file, bad) for graph, file in values.items()}
+    return {graph: file for graph, file in read.items() if file is not None}
+
+
+def _read(cls: Any, name: str, values: Any, bad: list[str]) -> Any:
+    """`cls.from_dict`, or None with what is wrong added to `bad`."""
+    try:
+        return cls.from_dict(values)
+    except (ValueError, TypeError) as error:
+        bad.append(f"{name}: {error}")
+        return None
+
+
+def _bad_file(values: Mapping[str, Any]) -> list[str]:
+    return [] if isinstance(values["file"], str) else [f"file is {values['file']!r}; expected a text"]
+
+
+def _bad_digests(values: Mapping[str, Any], *names: str) -> list[str]:
+    bad: list[str] = []
+    for name in names:
+        try:
+            FileRecord.from_dict({"bytes": values["bytes"], "sha256": values[name]})
+        except ValueError as error:
+            bad.append(str(error))
+    return list(dict.fromkeys(bad))
+
+
+def _are_sizes(sizes: Any) -> bool:
+    """Whether these are a smallest, best and largest number."""
+    whole = isinstance(sizes, (list, tuple)) and len(sizes) == 3 and all(type(n) is int and n >= 1 for n in sizes)
+    return whole and list(sizes) == sorted(sizes)
 
 
 @dataclass(frozen=True)
@@ -170,8 +300,8 @@ class Manifest:
         return [graph.file for graph in self.contract.graphs.values()]
 
     def engine_files(self) -> dict[str, FileRecord]:
-        """Every engine file, by its path relative to the bundle."""
-        return {file.file: file.record for engines in self.engines.values() for file in engines.graphs.values()}
+        """Every engine and plugin library, by its path relative to the bundle."""
+        return {name: file for engines in self.engines.values() for name, file in engines.files().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:

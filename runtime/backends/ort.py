@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ from ..bundle import Bundle
 from ..checks import check_integer
 from ..contract import TensorSpec
 from ..errors import BackendMissingError, BundleError, EngineError
+from ..images import Image8, to_uint8
 from . import BACKENDS
 from .ort_session import OrtSession
 
 _PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int32": "tensor(int32)"}
+# Images decoded at once: the tokenizer's activations are far larger than the decoder's state.
+_VQ_BATCH = 16
 _OPTIMIZATION = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
                  "all": "ORT_ENABLE_ALL"}  # fmt: skip
 
@@ -47,18 +49,18 @@ class OrtOptions:
             raise ValueError(f"optimization is {self.optimization!r}; allowed: {list(_OPTIMIZATION)}")
 
 
+OPTIONS = OrtOptions
+
+
 def check(name: str) -> str:
     """See `backends.check_backend`."""
     ort = _library(name)
     return f"onnxruntime {ort.__version__}, {_PROVIDERS[name]}"
 
 
-def open_backend(name: str, bundle: Bundle, options: Mapping[str, Any]) -> OrtBackend:
+def open_backend(name: str, bundle: Bundle, options: OrtOptions) -> OrtBackend:
     """See `backends.open_backend`."""
-    known = [field.name for field in fields(OrtOptions)]
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"{name}: unknown options {unknown}; allowed: {known}")
-    return OrtBackend(name, bundle, OrtOptions(**options))
+    return OrtBackend(name, bundle, options)
 
 
 def _library(name: str) -> Any:
@@ -75,6 +77,8 @@ def _library(name: str) -> Any:
 
 class OrtBackend:
     """A bundle's graphs as ONNX Runtime sessions, each loaded when first used."""
+
+    vq_batch = _VQ_BATCH
 
     def __init__(self, name: str, bundle: Bundle, options: OrtOptions) -> None:
         self.name = name
@@ -141,6 +145,10 @@ class OrtBackend:
         result: NDArray[np.float32] = self.run("vq_decode", {"codes": codes})[0]
         return result
 
+    def decode_images(self, codes: NDArray[np.int32]) -> Image8:
+        """See `Backend`."""
+        return to_uint8(self.vq_decode(codes))
+
     def vq_encode(self, images: NDArray[np.float32]) -> NDArray[np.int32]:
         """See `Backend`."""
         result: NDArray[np.int32] = self.run("vq_encode", {"image": images})[0]
@@ -157,6 +165,16 @@ class OrtBackend:
             return call()
         except Exception as error:
             raise EngineError(f"{self._bundle.graph_path(graph)}: onnxruntime failed: {error}") from error
+
+    def memory(self) -> dict[str, int]:
+        """See `Backend`. ONNX Runtime does not tell what it holds on a GPU."""
+        return {}
+
+    def describe(self) -> str:
+        """See `Backend`."""
+        provider = _PROVIDERS[self.name]
+        where = provider if self.device[0] == "cpu" else f"{provider}, device {self.device[1]}"
+        return f"onnxruntime {self.ort.__version__}, {where}, sampler on the host, no CUDA graphs"
 
     def close(self) -> None:
         """See `Backend`."""

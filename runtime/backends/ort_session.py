@@ -8,7 +8,7 @@ token and position go in and the logits come out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arena import Array, Snapshot, StateArena, check_snapshot, from_canonical, to_canonical
 from ..checks import check_integers, check_labels
+from ..decode import decode_on_host
+from ..sampler import SamplingConfig
 
 if TYPE_CHECKING:
     from .ort import OrtBackend
@@ -74,6 +76,8 @@ class DeviceStates:
 
 class OrtSession:
     """See `backends.Session`. Build it with `OrtBackend.session`."""
+
+    stride = 1
 
     def __init__(self, backend: OrtBackend, batch: int) -> None:
         self.batch = batch
@@ -182,3 +186,13 @@ class OrtSession:
     def restore(self, snapshot: Snapshot) -> None:
         """See `Session`. Raises ValueError where it does not fit."""
         self._states.restore(snapshot)
+
+    def decode(
+        self, sampling: SamplingConfig, seed: int, image_index: NDArray[np.uint64], tokens: NDArray[np.int32],
+        start: int, every: int,
+    ) -> Iterator[int]:  # fmt: skip
+        """See `Session`."""
+        return decode_on_host(self, self._dims.vocab_size, sampling, seed, image_index, tokens, start, every)
+
+    def close(self) -> None:
+        """See `Session`. Its memory goes with it."""
