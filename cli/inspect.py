@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .build import counted, summary
 from .console import megabytes, output
 from .generate import refuse_checkpoint_name
 
@@ -35,6 +36,7 @@ def inspect(
         return
     _show_manifest(opened)
     _show_graphs(opened)
+    _show_engines(opened.manifest)
     _show_files(opened.manifest)
 
 
@@ -162,6 +164,24 @@ def _nodes(opsets: dict[str, int], counts: Counter[str]) -> str:
     lines = [f"{count} {name}" for name, count in counts.most_common(_OPS_SHOWN)]
     lines += [f"{rest} more operators"] if rest > 0 else []
     return "\n".join([f"{counts.total()} nodes ({imports})", *lines])
+
+
+def _show_engines(manifest: Manifest) -> None:
+    from rich.table import Table
+
+    if not manifest.engines:
+        return
+    table = Table(title="engines", title_justify="left", show_lines=True)
+    for name in ("target", "graph", "size", "on the device", "layers compute in", "plugins"):
+        table.add_column(name)
+    for target, engines in manifest.engines.items():
+        for graph, file in engines.graphs.items():
+            device = megabytes(file.device_bytes) if file.device_bytes else "not known"
+            plugins = counted(file.plugins) if file.plugins else "none"
+            table.add_row(target, graph, megabytes(file.bytes), device, counted(file.layers), plugins)
+    output.print(table)
+    for target, engines in manifest.engines.items():
+        output.print(f"{target}: {summary(engines)}", soft_wrap=True)
 
 
 def _show_files(manifest: Manifest) -> None:

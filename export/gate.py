@@ -115,23 +115,23 @@ def check_gates(
 
 def _check_engines(manifest: Manifest, rules: EngineRules, verdicts: _Verdicts) -> None:
     limit = f"{', '.join(rules.graphs)} for batch {rules.batch}"
-    for sm in parse_targets(rules.targets):
-        target = f"rtx:{sm}"
+    for target in parse_targets(rules.targets):
         engines = manifest.engines.get(target)
         if engines is None:
             why = f"no engines of {target} are recorded (there are: {', '.join(manifest.engines) or 'none'})"
             verdicts.add("engines", target, False, limit, "none", why)
             continue
-        low, _, high = engines.batch
+        takes = ", ".join(f"{low} to {high}" for low, _, high in engines.batch)
         lacking = [graph for graph in rules.graphs if graph not in engines.graphs]
-        why = f"no engine of {', '.join(lacking)}" if lacking else f"its engines take batch {low} to {high}"
-        found = f"{', '.join(engines.graphs)} for batch {low} to {high}, {engines.library} {engines.version}"
-        verdicts.add("engines", target, not lacking and low <= rules.batch <= high, limit, found, why)
+        why = f"no engine of {', '.join(lacking)}" if lacking else f"its engines take batch {takes}"
+        found = f"{', '.join(engines.graphs)} for batch {takes}, {engines.library} {engines.version}"
+        fits = any(low <= rules.batch <= high for low, _, high in engines.batch)
+        verdicts.add("engines", target, not lacking and fits, limit, found, why)
 
 
 def _check_sizes(manifest: Manifest, rules: SizeRules, verdicts: _Verdicts) -> None:
     by_target = {
-        target: sum(file.bytes for file in engines.graphs.values()) for target, engines in manifest.engines.items()
+        target: sum(file.bytes for file in engines.files().values()) for target, engines in manifest.engines.items()
     }
     graphs = sum(record.bytes for record in manifest.files.values())
     sizes = [("graphs", rules.graphs, graphs)]

@@ -4,6 +4,10 @@
 #     pip install "aim-edge[export,ort,tensorrt-rtx]"
 #     bash run.sh [all|export|engines|plugin|gate]
 #
+# and on a machine with a GPU and TensorRT, where the bundles are:
+#
+#     bash run.sh tensorrt        builds engines for that GPU and gates them
+#
 # A step that lacks a tool fails and names what installs it. Set to change what is made:
 #     CHECKPOINT  demo                a folder, a weight file or a hub id
 #     OUT         build/ci            two bundles, the Jetson's library, reports
@@ -11,6 +15,7 @@
 #     BATCH       1:1:8               images at once, min:opt:max
 #     PRESET      jetson-orin         or jetson-thor: what to compile the plugin for
 #     RULES       gates.toml          beside this file
+#     GPU_RULES   gpu.toml            beside this file: of the step tensorrt
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 checkpoint="${CHECKPOINT:-demo}" out="${OUT:-build/ci}"
@@ -43,12 +48,20 @@ step_gate() {
   return "$failed"
 }
 
+# A build takes minutes, and what parity says of these engines holds for this GPU only.
+step_tensorrt() {
+  aim-edge build "$out/rtx" --target tensorrt --batch "${BATCH:-1:1:8}"
+  gate rtx "${GPU_RULES:-$here/gpu.toml}" tensorrt
+}
+
+# gate BUNDLE RULES [NAME OF THE REPORTS]
 gate() {
-  aim-edge gate "$out/$1" --rules "$2" --checkpoint "$checkpoint" --junit "$out/$1.xml" --markdown "$out/$1.md"
+  aim-edge gate "$out/$1" --rules "$2" --checkpoint "$checkpoint" --junit "$out/${3:-$1}.xml" \
+    --markdown "$out/${3:-$1}.md"
 }
 
 case "${1:-all}" in
   all) step_export; step_engines; step_plugin; step_gate ;;
-  export | engines | plugin | gate) "step_$1" ;;
-  *) echo "run.sh: step is '$1'; known: all, export, engines, plugin, gate" >&2; exit 2 ;;
+  export | engines | plugin | gate | tensorrt) "step_$1" ;;
+  *) echo "run.sh: step is '$1'; known: all, export, engines, plugin, gate, tensorrt" >&2; exit 2 ;;
 esac

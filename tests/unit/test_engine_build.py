@@ -16,10 +16,11 @@ from needs import rtx_version
 from onnx import TensorProto, helper
 
 from aim_edge.cli import main
-from aim_edge.export import build_engines, export_bundle
+from aim_edge.export import TrtOptions, build_engines, export_bundle
 from aim_edge.export import bundle as bundle_module
-from aim_edge.export.engines import TARGETS, parse_targets
-from aim_edge.export.engines_rtx import EngineBuildError, RtxBuilder
+from aim_edge.export.engines import RTX_TARGETS, parse_targets
+from aim_edge.export.engines_common import EngineBuildError, Job
+from aim_edge.export.engines_rtx import RtxBuilder
 from aim_edge.runtime import BackendMissingError, Bundle, BundleError, Manifest
 from aim_edge.runtime.contract import GRAPHS
 from aim_edge.runtime.engines import read_engine_header
@@ -41,6 +42,10 @@ def rtx() -> str:
     return rtx_version()
 
 
+def silent(share: float, more: str) -> None:
+    pass
+
+
 def left_over(bundle: Path) -> list[str]:
     return sorted(path.name for path in bundle.iterdir() if path.name.startswith("."))
 
@@ -50,13 +55,15 @@ def test_the_demo_for_three_gpus(rtx: str, tmp_path: Path, capsys: pytest.Captur
     path = export_bundle("demo", tmp_path / "demo")
     assert main(["build", str(path), "--target", "rtx:sm86,sm89,sm120", "--batch", "1:1:8"]) == 0
     told = capsys.readouterr()
-    assert f"12 engines by TensorRT-RTX {rtx}, float32, batch 1:1:8, length 1:128:256" in told.out
+    for sm in ("sm86", "sm89", "sm120"):
+        assert f"rtx:{sm}: TensorRT-RTX {rtx}, float32, batch 1:1:8, length 1:128:256" in told.out
+    assert "12 engines in " in told.out
     assert all(f"building {graph} for sm89" in told.err for graph in ("condition", "step", "scan", "vq_decode"))
     manifest = Bundle.open(path).manifest
     assert list(manifest.engines) == ["rtx:sm86", "rtx:sm89", "rtx:sm120"]
     for target, engines in manifest.engines.items():
         sm = target.removeprefix("rtx:")
-        assert (engines.version, engines.sms, engines.batch) == (rtx, (sm,), (1, 1, 8))
+        assert (engines.version, engines.sms, engines.batch) == (rtx, (sm,), ((1, 1, 8),))
         assert list(engines.graphs) == ["condition", "step", "scan", "vq_decode"]
         for graph, file in engines.graphs.items():
             assert file.file == f"engines/rtx-{rtx[:3]}/{sm}/{graph}.engine"
@@ -105,7 +112,7 @@ def test_targets_add_up_and_are_replaced(bundle: Path, rtx: str) -> None:
     assert {target: list(record.graphs) for target, record in engines.items()} == {
         "rtx:sm89": ["condition"], "rtx:sm86": ["condition"],
     }  # fmt: skip
-    assert engines["rtx:sm86"].batch == (1, 2, 4)
+    assert engines["rtx:sm86"].batch == ((1, 2, 4),)
     files = sorted(path.parent.name for path in (bundle / "engines").rglob("*.engine"))
     assert files == ["sm86", "sm89"]
 
@@ -190,6 +197,11 @@ def test_a_full_disk_records_nothing(bundle: Path, rtx: str, monkeypatch: pytest
         ({"targets": ["rtx:sm86,sm90"]}, r"target is 'rtx:sm86,sm90'; known: rtx:sm80"),
         ({"targets": ["rtx"]}, "target is 'rtx'; known"),
         ({"targets": []}, "no target is given; known"),
+        ({"targets": ["trt:90"]}, r"target is 'trt:90'; known: .*trt:SM, such as trt:sm90, .* tensorrt"),
+        ({"options": TrtOptions(level=1)}, r"options are TrtOptions\(level=1.*; they are TensorRT's, .* rtx:sm86"),
+        ({"batch": ()}, "batch is empty; expected"),
+        ({"batch": ((1, 1, 1), (2, 1, 1))}, r"batch is \(2, 1, 1\)"),
+        ({"batch": ((1, 1, 1), 4)}, "batch is 4; expected"),
         ({"graphs": ["step", "draw"]}, r"graphs are \['step', 'draw'\]; expected one or more of condition, step"),
         ({"graphs": []}, r"graphs are \[\]"),
         ({"batch": (1, 9, 8)}, r"batch is \(1, 9, 8\); expected \(min, opt, max\), each >= 1, none below"),
@@ -206,18 +218,16 @@ def test_refuses(arguments: dict[str, Any], message: str, made: Path) -> None:
 @pytest.mark.parametrize("lowering", ["onnx", "plugin"])
 def test_refuses_other_lowerings(lowering: str, tmp_path: Path) -> None:
     path = export_bundle(load_case("mamba2_mlp").checkpoint(), tmp_path / "b", lowering=lowering)
-    with pytest.raises(ValueError, match=rf"is of the lowering '{lowering}'; .*--lowering primitive"):
+    with pytest.raises(ValueError, match=rf"is of the lowering '{lowering}'; .*--lowering primitive$"):
         build_engines(path, ["rtx:sm86"])
 
 
 def test_targets() -> None:
-    assert parse_targets(["rtx:sm89,sm86", "rtx:sm120", "rtx:sm86"]) == ["sm89", "sm86", "sm120"]
-    assert TARGETS == ("rtx:sm80", "rtx:sm86", "rtx:sm89", "rtx:sm120", "rtx:sm121")
+    assert parse_targets(["rtx:sm89,sm86", "trt:sm90", "rtx:sm86"]) == ["rtx:sm89", "rtx:sm86", "trt:sm90"]
+    assert RTX_TARGETS == ("rtx:sm80", "rtx:sm86", "rtx:sm89", "rtx:sm120", "rtx:sm121")
 
 
-def test_without_tensorrt_rtx(
-    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_tensorrt_rtx(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
     with pytest.raises(BackendMissingError, match=r'needs TensorRT-RTX .*pip install "aim-edge\[tensorrt-rtx\]"'):
         build_engines(made, ["rtx:sm86"])
@@ -241,13 +251,21 @@ def test_the_parsers_errors_are_named(made: Path, tmp_path: Path, rtx: str) -> N
     onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), path)
     build = RtxBuilder().build
     with pytest.raises(EngineBuildError, match=rf"odd\.onnx: TensorRT-RTX {rtx} does not parse it: node 0 .*Det"):
-        build(path, spec, "sm86", (1, 1, 1), (1, 1, 1), lambda share: None)
+        build(Job("condition", path, spec, "sm86", ((1, 1, 1),), (1, 1, 1)), silent)
     with pytest.raises(EngineBuildError, match=r"step\.onnx: its tensors are not the contract's: .*token is"):
-        build(made / "step.onnx", spec, "sm86", (1, 1, 1), (1, 1, 1), lambda share: None)
+        build(Job("condition", made / "step.onnx", spec, "sm86", ((1, 1, 1),), (1, 1, 1)), silent)
 
 
 def test_the_builders_errors_are_named(made: Path, rtx: str) -> None:
     """TensorRT-RTX has no float32 product for sm75, which is why it is no target."""
     spec = Bundle.open(made).manifest.contract.graphs["condition"]
+    job = Job("condition", made / "condition.onnx", spec, "sm75", ((1, 1, 1),), (1, 1, 1))
     with pytest.raises(EngineBuildError, match=r"condition\.onnx: .* builds no engine for sm75: .*FP32 GEMM"):
-        RtxBuilder().build(made / "condition.onnx", spec, "sm75", (1, 1, 1), (1, 1, 1), lambda share: None)
+        RtxBuilder().build(job, silent)
+
+
+def test_several_profiles(bundle: Path, rtx: str) -> None:
+    assert main(["build", str(bundle), "--target", "rtx:sm86", "--graph", "condition", "--batch", "1:1:1,4:4:8"]) == 0
+    record = Bundle.open(bundle).manifest.engines["rtx:sm86"]
+    assert record.batch == ((1, 1, 1), (4, 4, 8))
+    assert (record.gpu, record.driver, record.flags, record.level, record.plugin) == ("", "", (), -1, None)

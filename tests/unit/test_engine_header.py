@@ -16,7 +16,7 @@ from toy_bundle import make_bundle
 from aim_edge.runtime import Bundle, BundleError, Manifest
 from aim_edge.runtime.bundle import read_manifest, sha256_of, write_manifest
 from aim_edge.runtime.engines import TENSORRT_RTX, EngineHeader, read_engine_header
-from aim_edge.runtime.manifest import EngineFile, EngineRecord
+from aim_edge.runtime.manifest import EngineFile, EngineRecord, PluginRecord
 
 VERSION = (1, 7, 1, 116)
 # The first 64 bytes of real engines: of TensorRT-RTX 1.6.1.120 for sm86, and of 1.7.1.116 for sm89 and sm120.
@@ -75,7 +75,7 @@ def record(root: Path, **changes: Any) -> EngineRecord:
     file = EngineFile(NAME, path.stat().st_size, sha256_of(path), manifest.files["step.onnx"].sha256)
     values: dict[str, Any] = {
         "target": "rtx:sm86", "library": TENSORRT_RTX, "version": "1.7.1.116", "sms": ("sm86",),
-        "precision": "float32", "batch": (1, 1, 8), "length": (1, 6, 12), "graphs": {"step": file},
+        "precision": "float32", "batch": ((1, 1, 8),), "length": (1, 6, 12), "graphs": {"step": file},
     }  # fmt: skip
     made = EngineRecord(**(values | changes))
     write_manifest(root, replace(manifest, engines={"rtx:sm86": made}))
@@ -95,7 +95,7 @@ def test_what_is_recorded_is_read_back(bundle: Path) -> None:
     manifest = Bundle.open(bundle).manifest
     assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
     assert list(manifest.engine_files()) == [NAME]
-    assert manifest.engines["rtx:sm86"].batch == (1, 1, 8)
+    assert manifest.engines["rtx:sm86"].batch == ((1, 1, 8),)
 
 
 def test_an_altered_cut_off_or_missing_engine_is_refused(bundle: Path) -> None:
@@ -118,7 +118,8 @@ def test_an_altered_cut_off_or_missing_engine_is_refused(bundle: Path) -> None:
         (engine((1, 6, 1, 120)), {}, "built by TensorRT-RTX 1.6.1.120; 1.7.1.116 expected"),
         (engine(bits=8), {}, "built for sm89; sm86 expected"),
         (engine(bits=12), {}, "built for sm86, sm89; sm86 expected"),
-        (engine(), {"library": "TensorRT"}, "an engine of 'TensorRT'; expected TensorRT-RTX"),
+        (engine(), {"library": "Tensor"}, "an engine of 'Tensor'; expected one of TensorRT and TensorRT-RTX"),
+        (b"no engine" * 9, {"library": "TensorRT"}, "begins with b'no e'; expected b'ftrt' or the like, an engine of"),
         (b"no engine" * 9, {}, "begins with b'no e'; expected b'vtrt'"),
     ],
 )
@@ -143,7 +144,25 @@ def test_an_engine_of_another_graph_is_refused(bundle: Path) -> None:
     ("change", "expected"),
     [
         (lambda e: e.update(colour=1), "unknown keys ['colour']"),
-        (lambda e: e.update(batch=[2, 1, 8]), "batch is [2, 1, 8]; expected three integers >= 1"),
+        (lambda e: e.update(batch=[[2, 1, 8]]), "batch is [[2, 1, 8]]; expected a list of one or more [min, opt, max]"),
+        (lambda e: e.update(batch=[2, 1, 8]), "batch is [2, 1, 8]; expected a list of one or more [min, opt, max]"),
+        (lambda e: e.update(batch=[]), "batch is []"),
+        (lambda e: e.update(precision="int8"), "precision is 'int8'; allowed: float32, float16"),
+        (lambda e: e.update(flags=["fast"]), "flags are ['fast']; allowed: version-compatible, hardware-compatible"),
+        (lambda e: e.update(level=6, gpu=1), "gpu is 1; expected a text; level is 6; expected an integer from -1 to 5"),
+        (lambda e: e.update(sms="sm86"), "sms is 'sm86'; expected a list of texts"),
+        (
+            lambda e: e["graphs"]["step"].update(layers={"float16": -1}, device_bytes=-1),
+            "step: layers is {'float16': -1}; expected counts >= 1 by name; device_bytes is -1",
+        ),
+        (
+            lambda e: e.update(plugin={"file": "a", "bytes": 1, "sha256": "0" * 64, "version": 0}),
+            "plugin: version is 0",
+        ),
+        (
+            lambda e: e.update(plugin={"file": "../a", "bytes": 1, "sha256": "0" * 64, "version": 1}),
+            "engine file '../a' leaves the bundle",
+        ),
         (lambda e: e.update(length=[0, 1, 1]), "length is [0, 1, 1]"),
         (lambda e: e.update(graphs={}), "graphs are []"),
         (lambda e: e["graphs"].update(draw=e["graphs"]["step"]), "graphs are ['draw', 'step']"),
@@ -160,6 +179,24 @@ def test_bad_records_are_named(bundle: Path, change: Callable[[dict[str, Any]], 
     with pytest.raises(BundleError) as caught:
         Bundle.open(bundle)
     assert expected in str(caught.value)
+
+
+def test_a_plan_of_tensorrt_with_its_plugin_library(bundle: Path) -> None:
+    """Of a plan only the first bytes are known; the plugin library beside it is checked like every file."""
+    (bundle / NAME).write_bytes(b"ftrt and more")
+    library = bundle / "engines/rtx-1.7/sm86/libaim_edge_tensorrt.so"
+    library.write_bytes(b"library")
+    plugin = PluginRecord(library.relative_to(bundle).as_posix(), 7, sha256_of(library), 100)
+    record(bundle, library="TensorRT", plugin=plugin)
+    manifest = Bundle.open(bundle).manifest
+    assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
+    assert set(manifest.engine_files()) == {NAME, plugin.file}
+    library.write_bytes(b"librarY")
+    with pytest.raises(BundleError, match=r"sm86/libaim_edge_tensorrt\.so: altered; SHA-256"):
+        Bundle.open(bundle)
+    library.unlink()
+    with pytest.raises(BundleError, match=r"libaim_edge_tensorrt\.so: missing; expected 7 bytes"):
+        Bundle.open(bundle, verify=False)
 
 
 def test_a_manifest_is_not_written_over_engines_that_are_not_there(bundle: Path) -> None:

@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source = manifest.files[f"{graph}.onnx"].sha256
         files[graph] = EngineFile(name, 1_000_000, sha256_of(path / name), source)
     record = EngineRecord(
-        "rtx:sm86", TENSORRT_RTX, "1.7.1.116", ("sm86",), "float32", (2, 2, 8), (1, 128, 256), files
+        "rtx:sm86", TENSORRT_RTX, "1.7.1.116", ("sm86",), "float32", ((2, 2, 8),), (1, 128, 256), files
     )
     write_manifest(path, replace(manifest, engines={"rtx:sm86": record}))
     return path

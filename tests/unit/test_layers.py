@@ -55,6 +55,7 @@ MAY_LACK_PYTHON = ("plugins",)
 OWN_LIBRARIES = {
     "cli/doctor.py": ("onnxruntime",),  # asks whether it loads
     "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
+    "export/engines_trt.py": ("tensorrt",),
 }
 
 
