@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# TensorRT engines on a GPU, from the exported bundles to images, in one command: builds the plugin library, builds
+# engines with `aim-edge build`, runs engines_proof.py over them and times them with `aim-edge bench`. Logs, a grid of
+# images and bench's reports go to $OUT (default: ./engines_proof). Exits 1 if anything failed or did not run.
+#
+#     bash tests/plugins/engines_proof.sh REFERENCES TOKENS.npz
+#
+# REFERENCES is what make_reference.py wrote, for demo in plugin-fused float32 and float16, and for aim_b in plugin-fused
+# float16 with --half-states --vq-f16; TOKENS.npz is of make_tokens.py. PYTHON_TRT (python3.10) imports tensorrt, numpy,
+# pillow, typer and rich; HEADERS is the folder of that TensorRT's headers, ARCH (90) the GPU's compute capability.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+[ $# = 2 ] || { sed -n 2,12p "$0" >&2; exit 2; }
+references="$1" tokens="$2" python="${PYTHON_TRT:-python3.10}"
+export OUT="${OUT:-engines_proof}"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$OUT" "$work/site/aim_edge"
+ln -s "$PWD/package/__init__.py" "$work/site/aim_edge/__init__.py"
+for folder in aim export runtime plugins cli; do ln -s "$PWD/$folder" "$work/site/aim_edge/$folder"; done
+export PYTHONPATH="$work/site:tests/plugins${PYTHONPATH:+:$PYTHONPATH}" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
+export PLUGINS="${PLUGINS:-$work/plugins/libaim_edge_tensorrt.so}"
+started=$SECONDS failed=0
+if [ ! -f "$PLUGINS" ] && ! bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:?}" "$(dirname "$PLUGINS")" \
+    >"$OUT/plugins.log" 2>&1; then
+    tail -n 20 "$OUT/plugins.log"
+    echo "FAILED: the plugin library does not build"
+    exit 1
+fi
+edge() { "$python" -m aim_edge.cli "$@"; }
+build() { # BUNDLE BATCH OPTION...
+    local name; name="$(basename "$1")"
+    if edge build "$1" --target tensorrt --batch "$2" "${@:3}" --plugins "$PLUGINS" >"$OUT/build_$name.log" 2>&1; then
+        tail -n 3 "$OUT/build_$name.log" | head -n 2
+    else
+        tail -n 20 "$OUT/build_$name.log"
+        echo "FAIL  build $name"
+        return 1
+    fi
+}
+part() { "$python" tests/plugins/engines_proof.py "$@" 2>&1 | tee -a "$OUT/proof.log" || failed=1; }
+
+demo32="$references/demo-plugin-fused-float32" demo16="$references/demo-plugin-fused-float16"
+aim_b="$references/aim_b-plugin-fused-float16"
+# Side by side: most of a build is one thread's work. What is timed is timed alone, at the end.
+build "$aim_b" 1:1:8,64:64:64 --level "${LEVEL:-2}" & large=$!
+build "$demo16" 1:1:8 --level 1 & half=$!
+build "$demo32" 1:8:64 --level 1 || failed=1
+part tokens "$demo32" "$tokens"
+part forced "$demo32" "$references/demo.npz"
+part steps "$demo32" 64
+wait "$half" || failed=1
+part forced "$demo16" "$references/demo.npz"
+wait "$large" || failed=1
+part forced "$aim_b" "$references/aim_b.npz"
+part steps "$aim_b" 1
+part vq "$aim_b" "$references/vq.npz"
+edge bench "$aim_b" --backend tensorrt --batch 1,8,64 --repeats 7 --json "$OUT/bench_aim_b.json" 2>&1 |
+    tee "$OUT/bench_aim_b.log" || failed=1
+edge bench "$demo32" --backend tensorrt --batch 1,64 --repeats 7 --no-profile --json "$OUT/bench_demo.json" 2>&1 |
+    tee "$OUT/bench_demo.log" || failed=1
+part long "$demo32"
+part memory "$demo32" "$demo16"
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null
+echo "$([ "$failed" = 0 ] && echo PASSED || echo FAILED) in $((SECONDS - started)) s; logs in $OUT"
+exit "$failed"
