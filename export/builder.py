@@ -135,19 +135,25 @@ class GraphBuilder:
     def slice(self, x: ir.Value, start: int, end: int, axis: int) -> ir.Value:
         return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
 
+    def attribute(self, name: str) -> ir.Value:
+        """An integer attribute of the function that is being built."""
+        return self.op("Constant", value_int=ir.RefAttr("value_int", name, ir.AttributeType.INT))
+
     def vector(self, x: ir.Value, attribute: str) -> ir.Value:
         """x[:, i], where i is an attribute of the function that is being built."""
-        index = self.op("Constant", value_int=ir.RefAttr("value_int", attribute, ir.AttributeType.INT))
-        return self.op("Gather", x, index, axis=1)
+        return self.op("Gather", x, self.attribute(attribute), axis=1)
 
     def silu(self, x: ir.Value) -> ir.Value:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
-    def mean_square(self, x: ir.Value) -> ir.Value:
-        square = self.op("Pow", x, self.const(2.0, "float32"))
+    def mean(self, x: ir.Value) -> ir.Value:
+        """Over the last axis, which stays."""
         if self.opset < 18:
-            return self.op("ReduceMean", square, axes=[-1], keepdims=1)
-        return self.op("ReduceMean", square, self.ints(-1), keepdims=1)
+            return self.op("ReduceMean", x, axes=[-1], keepdims=1)
+        return self.op("ReduceMean", x, self.ints(-1), keepdims=1)
+
+    def mean_square(self, x: ir.Value) -> ir.Value:
+        return self.mean(self.op("Pow", x, self.const(2.0, "float32")))
 
     def rms_norm(self, x: ir.Value, weight: ir.Value | None, eps: float) -> ir.Value:
         """x / rms(x) * weight over the last axis; x is float32. The pattern is the one that ONNX Runtime fuses."""

@@ -120,10 +120,9 @@ def _graphs(
     checkpoint: Checkpoint, contract: Contract, lowering: str, precision: str, state_dtype: str
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
-    opset = LOWERINGS[lowering].opset
     yield "condition", condition_graph(checkpoint.aim, contract, lowering, precision)
     for name in ("step", "scan"):
         sequence = name == "scan"
         yield name, decoder_graph(checkpoint.aim, contract, lowering, precision, state_dtype, sequence=sequence)
-    yield "vq_decode", decode_graph(checkpoint.vq, contract, opset, precision)
-    yield "vq_encode", encode_graph(checkpoint.vq, contract, opset, precision)
+    yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision)
+    yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

@@ -11,16 +11,17 @@ from .mixers_plugin import Plugin, PluginFused
 
 @dataclass(frozen=True)
 class Lowering:
-    """A lowering's class and the version of the standard operators around it."""
+    """A lowering's class, the version of the standard operators around it, and whether it normalises by one of them."""
 
     recurrence: type[Recurrence]
     opset: int
+    native_norm: bool = False
 
 
 LOWERINGS: dict[str, Lowering] = {
     "primitive": Lowering(Primitive, 17),
-    "onnx": Lowering(OrtContrib, 17),
-    "onnx-opset27": Lowering(Standard, 27),
+    "onnx": Lowering(OrtContrib, 17, native_norm=True),
+    "onnx-opset27": Lowering(Standard, 27, native_norm=True),
     "plugin": Lowering(Plugin, 17),
     "plugin-fused": Lowering(PluginFused, 17),
 }

@@ -24,6 +24,7 @@ extern "C" {
 enum { AIM_FLOAT32 = 0, AIM_FLOAT16 = 1, AIM_BFLOAT16 = 2 };
 enum { AIM_ACTIVATION_NONE = 0, AIM_ACTIVATION_SILU = 1 };
 enum { AIM_MAMBA1 = 1, AIM_MAMBA2 = 2 };
+enum { AIM_CHANNELS_FIRST = 0, AIM_CHANNELS_LAST = 1 };
 
 enum {
     AIM_SUCCESS = 0,
@@ -118,6 +119,20 @@ typedef struct aim_linear_params {
     void* y;
 } aim_linear_params;
 
+typedef struct aim_group_norm_silu_params {
+    uint64_t size;
+    int64_t batch, channels, height, width;
+    int32_t groups, layout, dtype, silu;
+    float eps;
+    int32_t reserved;
+    const void* x;
+    const float* weight;
+    const float* bias;
+    void* y;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_group_norm_silu_params;
+
 typedef struct aim_mamba2_decode_step_params {
     uint64_t size;
     int64_t rows;
@@ -181,12 +196,14 @@ AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stre
 AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
 AIM_API int aim_linear(const aim_linear_params* params, void* stream);
+AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
 /* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
 AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);
+AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
 
 AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */

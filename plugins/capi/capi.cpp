@@ -139,6 +139,26 @@ LinearParams convert(const aim_linear_params& from) {
     return to;
 }
 
+GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
+    GroupNormSiluParams to;
+    to.batch = from.batch;
+    to.channels = from.channels;
+    to.height = from.height;
+    to.width = from.width;
+    to.groups = from.groups;
+    to.layout = static_cast<Layout>(from.layout);
+    to.dtype = dtype_of(from.dtype);
+    to.silu = from.silu != 0;
+    to.eps = from.eps;
+    to.x = from.x;
+    to.weight = from.weight;
+    to.bias = from.bias;
+    to.y = from.y;
+    to.workspace = from.workspace;
+    to.workspace_size = static_cast<size_t>(from.workspace_size);
+    return to;
+}
+
 Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
     Mamba2DecodeStepParams to;
     to.rows = from.rows;
@@ -232,6 +252,7 @@ int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { retur
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
+int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
 int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream) {
     return run("mamba2_decode_step", p, stream);
 }
@@ -240,6 +261,9 @@ int aim_image_to_uint8(const aim_image_params* p, void* stream) { return run("im
 
 int aim_selective_scan_workspace(const aim_selective_scan_params* p, uint64_t* bytes) {
     return workspace("selective_scan", p, bytes);
+}
+int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* p, uint64_t* bytes) {
+    return workspace("group_norm_silu", p, bytes);
 }
 int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* p, uint64_t* bytes) {
     return workspace("mamba2_decode_step", p, bytes);

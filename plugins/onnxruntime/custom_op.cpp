@@ -81,7 +81,7 @@ size_t list_aliases(int** inputs, int** outputs) noexcept {
 }
 
 constexpr decltype(OrtCustomOp::GetMayInplace) kAliases[] = {list_aliases<0>, list_aliases<1>, list_aliases<2>,
-                                                             list_aliases<3>, list_aliases<4>, list_aliases<5>};
+                                                             list_aliases<3>, list_aliases<4>, list_aliases<5>, list_aliases<6>};
 static_assert(sizeof(kAliases) / sizeof(kAliases[0]) == kOperatorCount, "one for every operator");
 
 CustomOp make(const OrtApi& api, bool infers_shapes, int index) noexcept {

@@ -169,6 +169,27 @@ aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::GroupNormSiluParams group_norm_silu_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::GroupNormSiluParams p;
+    p.batch = size[kBatch];
+    p.channels = size[kChannels];
+    p.height = size[kHeight];
+    p.width = size[kWidth];
+    p.groups = narrow(size[kGroups]);
+    p.silu = size[kSilu] != 0;
+    p.layout = call.channels_last ? aim_kernels::Layout::kChannelsLast : aim_kernels::Layout::kChannelsFirst;
+    p.eps = call.eps;
+    p.dtype = call.activations;
+    p.x = call.inputs[group_norm_silu::x];
+    p.weight = floats(call.inputs[group_norm_silu::weight]);
+    p.bias = floats(call.inputs[group_norm_silu::bias]);
+    p.y = call.outputs[group_norm_silu::y];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    return p;
+}
+
 // Calls `use` with the parameters of the operator.
 template <typename Use>
 auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
@@ -178,6 +199,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kMamba2DecodeStep: break;
     }
     return use(mamba2_decode_step_params(call));
@@ -189,10 +211,11 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;
     const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
-    const std::pair<Symbol, int64_t> smallest[] = {{kRows, 1},    {kLength, 1},        {kChannels, 1},
-                                                   {kDConv, 2},   {kVectors, vectors}, {kDModel, 4},
-                                                   {kD, norm ? size[kNgroups] : 1},
-                                                   {kInFeatures, 8}, {kOutFeatures, 1}};
+    const int64_t channels = kind == OperatorKind::kGroupNormSilu ? size[kGroups] : 1;
+    const std::pair<Symbol, int64_t> smallest[] = {
+        {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
+        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
+        {kHeight, 1},   {kWidth, 1}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
@@ -201,6 +224,7 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
 
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (kind == OperatorKind::kSelectiveScan) return aim_kernels::workspace_bytes(selective_scan_params(call));
+    if (kind == OperatorKind::kGroupNormSilu) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
     return 0;
 }

@@ -32,10 +32,15 @@ enum Symbol : int8_t {
     kVectors,
     kInFeatures,
     kOutFeatures,
+    kGroups,
+    kSilu,
+    kBatch,
+    kHeight,
+    kWidth,
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -61,6 +66,10 @@ namespace linear {
 enum Input { x, weight };
 enum Output { y };
 }  // namespace linear
+namespace group_norm_silu {
+enum Input { x, weight, bias };
+enum Output { y };
+}  // namespace group_norm_silu
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -281,8 +290,33 @@ constexpr OperatorRow kOperators[] = {
              {}},
         },
     },
+    {
+        "GroupNormSilu", OperatorKind::kGroupNormSilu,
+        4, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
+            {"silu", AttributeType::kInt, kSilu, 2, {"0", "1"}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+        },
+        3, {
+            {"x", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+            {"weight", Element::kFloat32, kOne, -1,
+             {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 6;
+constexpr int kOperatorCount = 7;
 
 }  // namespace aim_edge

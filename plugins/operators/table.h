@@ -50,6 +50,7 @@ struct TensorRow {
     int alias;         // of an output: the input that it may overwrite; -1: none
     ShapeRow shape;
     ShapeRow mamba1_shape;  // in place of `shape` for Mamba-1; rank 0: the same
+    bool channels_last = false;  // an image: the adapter may hand it over with its channels last
 };
 
 struct OperatorRow {

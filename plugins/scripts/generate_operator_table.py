@@ -109,7 +109,7 @@ def tensor_row(tensor: dict[str, Any], inputs: list[str]) -> str:
     element = ELEMENTS[tensor["dtype"]]
     return (
         f'{{"{tensor["name"]}", Element::{element}, {condition}, {alias},\n'
-        f"             {shape(tensor['shape'])},\n             {variant}}}"
+        f"             {shape(tensor['shape'])},\n             {variant}{', true' if tensor.get('channels_last') else ''}}}"
     )
 
 

@@ -78,6 +78,7 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
         }
         if (tensor.element == Element::kActivation) to_dtype(inputs[i].type, call.activations);
         if (tensor.element == Element::kState) to_dtype(inputs[i].type, call.states);
+        if (tensor.channels_last) call.channels_last = inputs[i].format != nvinfer1::TensorFormat::kLINEAR;
     }
     return true;
 }

@@ -8,19 +8,32 @@ namespace aim_edge {
 using nvinfer1::DataType;
 using nvinfer1::PluginTensorDesc;
 
+namespace {
+
+// Images of float16 may have their channels last, padded to 8: what TensorRT's convolutions want of them.
+bool is_supported_format(const TensorRow& row, const PluginTensorDesc& found) noexcept {
+    if (found.format == nvinfer1::TensorFormat::kLINEAR) return true;
+    const bool whole = found.dims.nbDims == 4 && found.dims.d[1] > 0 && found.dims.d[1] % 8 == 0;
+    return row.channels_last && whole && found.type == DataType::kHALF &&
+           found.format == nvinfer1::TensorFormat::kHWC8;
+}
+
+}  // namespace
+
 int Operator::aliased_input(int index) const noexcept {
     return index < 0 || index >= output_count() ? -1 : mTensors.outputs[index]->alias;
 }
 
 bool Operator::supports(int pos, const PluginTensorDesc* tensors, int inputs, int outputs) const noexcept {
     if (inputs != input_count() || outputs != output_count() || pos < 0 || pos >= inputs + outputs) return false;
-    const auto element_of = [&](int i) {
-        return i < inputs ? mTensors.inputs[i]->element : mTensors.outputs[i - inputs]->element;
-    };
-    if (tensors[pos].format != nvinfer1::TensorFormat::kLINEAR) return false;
-    if (!is_supported(element_of(pos), tensors[pos].type)) return false;
+    const auto row_of = [&](int i) { return i < inputs ? mTensors.inputs[i] : mTensors.outputs[i - inputs]; };
+    const Element element = row_of(pos)->element;
+    if (!is_supported_format(*row_of(pos), tensors[pos])) return false;
+    if (!is_supported(element, tensors[pos].type)) return false;
     for (int i = 0; i < pos; ++i) {
-        if (element_of(i) == element_of(pos)) return tensors[i].type == tensors[pos].type;
+        if (row_of(i)->element != element) continue;
+        const bool same_layout = !row_of(i)->channels_last || tensors[i].format == tensors[pos].format;
+        return tensors[i].type == tensors[pos].type && same_layout;
     }
     return true;
 }

@@ -42,9 +42,6 @@ def pick_record(bundle: Bundle, library: Library, device: Device, target: str) -
         )
     if "weight-stripped" in record.flags:
         raise BundleError(f"{where} are without weights, which this runtime does not put back; build them: {build}")
-    missing = sorted({"condition", "step"} - set(record.graphs))
-    if missing:
-        raise BundleError(f"{where} lack {', '.join(missing)}; build them: {build}")
     return record
 
 

@@ -82,6 +82,18 @@ class RmsNormGatedParams(Params):
     ]
 
 
+class GroupNormSiluParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "batch channels height width"),
+        *_each(c_int32, "groups layout dtype silu"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        *_each(c_void_p, "x weight bias y workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
 class LinearParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -130,6 +142,7 @@ OPERATORS: dict[str, type[Params]] = {
     "ada_ln_norm": AdaLnNormParams,
     "causal_conv1d": CausalConv1dParams,
     "selective_scan": SelectiveScanParams,
+    "group_norm_silu": GroupNormSiluParams,
     "linear": LinearParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
@@ -154,7 +167,7 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step"):
+        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         for name in ("last_error", "status_message", "supported_archs"):

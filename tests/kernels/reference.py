@@ -82,6 +82,15 @@ def ada_ln_norm(
     return normed * (1 + modulation[:, scale]) + modulation[:, shift], residual
 
 
+def group_norm_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float, apply_silu: bool) -> Array:
+    """x (batch, channels, height, width), weight and bias (channels)."""
+    grouped = x.reshape(len(x), groups, -1)
+    spread = np.sqrt(grouped.var(axis=-1, keepdims=True) + eps)
+    normed = ((grouped - grouped.mean(axis=-1, keepdims=True)) / spread).reshape(x.shape)
+    y = normed * weight[:, None, None] + bias[:, None, None]
+    return silu(y) if apply_silu else y
+
+
 def rms_norm_gated(y: Array, z: Array | None, weight: Array, ngroups: int, eps: float) -> Array:
     """y, z (rows, L, d), weight (d)."""
     gated = y if z is None else y * silu(z)

@@ -18,6 +18,7 @@ from kernels import (
     scan_case,
     test_ada_ln_norm,
     test_causal_conv1d,
+    test_group_norm_silu,
     test_image,
     test_linear,
     test_rms_norm_gated,
@@ -81,6 +82,13 @@ LINEARS = [
     for rows, k in ((2, 40), (9, 1000), (2, 3080), (20, 800), (70, 96))
 ]
 
+GROUP_NORMS = [
+    test_group_norm_silu.BASE.but(dtype=dtype, channels_last=last, in_place=last, silu=silu)
+    for dtype in (FLOAT32, FLOAT16)
+    for last in (False, True)
+    for silu in (False, True)
+]
+
 
 def check(name: str, error: float, bound: float) -> None:
     if not error <= bound:
@@ -125,13 +133,16 @@ def main() -> None:
     for linear_case in LINEARS:
         test_linear.test_matches_the_reference(device, linear_case)
         device.release()
+    for group_norm_case in GROUP_NORMS:
+        test_group_norm_silu.test_matches_the_reference(device, group_norm_case)
+        device.release()
     for sample_case in SAMPLES:
         test_sample.test_draws_the_codes_of_the_host(device, sample_case)
         device.release()
     for shape in IMAGES:
         test_image.test_makes_the_pixels_of_the_host(device, shape)
         device.release()
-    calls = sum(map(len, (SCANS, DECODES, CONVS, NORMS, ADA_LNS, LINEARS, SAMPLES, IMAGES)))
+    calls = sum(map(len, (SCANS, DECODES, CONVS, NORMS, ADA_LNS, LINEARS, GROUP_NORMS, SAMPLES, IMAGES)))
     sys.stdout.write(f"{calls} calls, all within bounds\n")
 
 

@@ -27,10 +27,20 @@ SAMPLE |= dict.fromkeys(("token", "position", "tokens", "status"), SOME)
 IMAGE = {"batch": 1, "channels": 3, "height": 8, "width": 8, "image": SOME, "pixels": SOME, "status": SOME}
 BASES = {"causal_conv1d": CONV, "selective_scan": SCAN, "rms_norm_gated": NORM, "mamba2_decode_step": DECODE}
 LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x", "weight", "y"), SOME)
-BASES |= {"ada_ln_norm": ADA_LN, "linear": LINEAR, "sample": SAMPLE, "image_to_uint8": IMAGE}
+GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
+GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
+BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR, "sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
 REFUSED = [
+    ("group_norm_silu", "groups", 3, abi.UNSUPPORTED_SHAPE, ["groups is 3", "channels is 16"]),
+    ("group_norm_silu", "channels", 0, abi.UNSUPPORTED_SHAPE, ["channels is 0"]),
+    ("group_norm_silu", "layout", 2, abi.UNSUPPORTED_SHAPE, ["layout is 2", "channels last"]),
+    ("group_norm_silu", "height", 0, abi.UNSUPPORTED_SHAPE, ["height is 0"]),
+    ("group_norm_silu", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
+    ("group_norm_silu", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("group_norm_silu", "bias", None, abi.NULL_POINTER, ["bias is null"]),
+    ("group_norm_silu", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes"]),
     ("linear", "in_features", 12, abi.UNSUPPORTED_SHAPE, ["in_features is 12", "steps of 8"]),
     ("linear", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
     ("linear", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),

@@ -141,10 +141,11 @@ def test_graphs_are_valid_onnx_of_the_promised_opset(lowering: str, tmp_path: Pa
         assert opsets[""] == (27 if lowering == "onnx-opset27" else 17)
         domains = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
         allowed = {"onnx": {"com.microsoft"}, "plugin": {"aim_edge"}, "plugin-fused": {"aim_edge"}}
-        assert domains == (allowed.get(lowering, set()) if name in ("step", "scan") else set())
+        with_own = ("step", "scan", *(("vq_decode", "vq_encode") if lowering == "plugin-fused" else ()))
+        assert domains == (allowed.get(lowering, set()) if name in with_own else set())
         assert [i.name for i in model.graph.input] == [i.name for i in spec.inputs]
         assert [o.name for o in model.graph.output] == [o.name for o in spec.outputs]
-        if lowering.startswith("plugin") and name in ("step", "scan"):
+        if lowering.startswith("plugin") and name in with_own:
             assert model.functions, "the operators' bodies"
             bare = onnx.load(path / f"{name}.trt.onnx")
             assert not bare.functions and len(bare.graph.node) == len(model.graph.node)

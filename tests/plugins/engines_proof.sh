@@ -3,15 +3,15 @@
 # engines with `aim-edge build`, runs engines_proof.py over them and times them with `aim-edge bench`. Logs, a grid of
 # images and bench's reports go to $OUT (default: ./engines_proof). Exits 1 if anything failed or did not run.
 #
-#     bash tests/plugins/engines_proof.sh REFERENCES TOKENS.npz
+#     bash tests/plugins/engines_proof.sh REFERENCES TOKENS.npz [build|run]
 #
 # REFERENCES is what make_reference.py wrote, for demo in plugin-fused float32 and float16, and for aim_b in plugin-fused
 # float16 with --half-states --vq-f16; TOKENS.npz is of make_tokens.py. PYTHON_TRT (python3.10) imports tensorrt, numpy,
-# pillow, typer and rich; HEADERS is the folder of that TensorRT's headers, ARCH (90) the GPU's compute capability.
+# pillow, typer and rich; `build` and `run` do one half, PLUGINS naming where the library is to stay. HEADERS is the folder of that TensorRT's headers, ARCH (90) the GPU's compute capability.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-[ $# = 2 ] || { sed -n 2,12p "$0" >&2; exit 2; }
-references="$1" tokens="$2" python="${PYTHON_TRT:-python3.10}"
+[ $# -ge 2 ] || { sed -n 2,14p "$0" >&2; exit 2; }
+references="$1" tokens="$2" stage="${3:-all}" python="${PYTHON_TRT:-python3.10}"
 export OUT="${OUT:-engines_proof}"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -42,16 +42,19 @@ part() { "$python" tests/plugins/engines_proof.py "$@" 2>&1 | tee -a "$OUT/proof
 
 demo32="$references/demo-plugin-fused-float32" demo16="$references/demo-plugin-fused-float16"
 aim_b="$references/aim_b-plugin-fused-float16"
-# Side by side: most of a build is one thread's work. What is timed is timed alone, at the end.
-build "$aim_b" 1:1:8,64:64:64 --level "${LEVEL:-2}" & large=$!
-build "$demo16" 1:1:8 --level 1 & half=$!
-build "$demo32" 1:8:64 --level 1 || failed=1
+if [ "$stage" != run ]; then # side by side: most of a build is one thread's work
+    build "$aim_b" 1:1:8,64:64:64 --level "${LEVEL:-2}" --graph condition --graph step --graph vq_decode & large=$!
+    build "$demo16" 1:1:8 --level 1 & half=$!
+    build "$demo32" 1:8:64 --level 1 || failed=1
+    wait "$half" || failed=1
+    wait "$large" || failed=1
+    echo "built in $((SECONDS - started)) s"
+    [ "$stage" = build ] && exit "$failed"
+fi
 part tokens "$demo32" "$tokens"
 part forced "$demo32" "$references/demo.npz"
 part steps "$demo32" 64
-wait "$half" || failed=1
 part forced "$demo16" "$references/demo.npz"
-wait "$large" || failed=1
 part forced "$aim_b" "$references/aim_b.npz"
 part steps "$aim_b" 1
 part vq "$aim_b" "$references/vq.npz"

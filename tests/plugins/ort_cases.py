@@ -69,10 +69,11 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     """A case of SIZES; `options` are attributes that differ from the plainest."""
     sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
     sizes |= {"d_model": 96, "vectors": 5, "in_features": 96, "out_features": 40}
+    sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
-    plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
+    plain = {"kind": "mamba2", "activation": "silu", "silu": 1, "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
     plain |= {"aim_edge_version": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
@@ -85,6 +86,7 @@ def all_cases() -> list[Case]:
         cases.append(make_case("RmsNormGated", activations, "float32", 5))
         cases.append(make_case("AdaLnNorm", activations, "float32"))
         cases.append(make_case("Linear", activations, "float32"))
+        cases.append(make_case("GroupNormSilu", activations, "float32"))
         for states in ("float32", "float16"):
             types = (activations, states)
             cases += [
@@ -202,6 +204,9 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
     "AdaLnNorm": _ada_ln,
+    "GroupNormSilu": lambda case, f: [
+        reference.group_norm_silu(**f, groups=case.attributes["groups"], eps=1e-5, apply_silu=True)
+    ],
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }
 

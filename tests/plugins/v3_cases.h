@@ -177,6 +177,20 @@ inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k
     return made;
 }
 
+inline Case group_norm_case(const char* name, DataType type, int64_t batch, int64_t channels, int64_t side,
+                            int64_t groups) {
+    Draw draw(17);
+    Case made{"GroupNormSilu", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.attributes = {number("aim_edge_version", 1), number("groups", groups), number("silu", 1), real("eps", 1e-6f)};
+    made.inputs = {draw.normal("x", type, {batch, channels, side, side}),
+                   draw.normal("weight", DataType::kFLOAT, {channels}), draw.normal("bias", DataType::kFLOAT, {channels})};
+    const auto& in = made.inputs;
+    made.outputs = {Tensor{"y", type, in[0].shape,
+                           reference::group_norm_silu(channels, side * side, groups, 1e-6f, in[0].values, in[1].values,
+                                                      in[2].values)}};
+    return made;
+}
+
 inline Case step_case(const char* name, Types types, reference::ScanSizes n, int64_t d_conv, bool masked) {
     Draw draw(14);
     const int64_t inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;

@@ -118,6 +118,24 @@ inline Values linear(int64_t rows, int64_t k, int64_t n, const Values& x, const 
     return y;
 }
 
+// x (batch, channels, plane), weight and bias (channels).
+inline Values group_norm_silu(int64_t channels, int64_t plane, int64_t groups, double eps, const Values& x,
+                              const Values& weight, const Values& bias) {
+    Values y(x.size());
+    const int64_t width = channels / groups * plane;
+    for (int64_t begin = 0; begin < static_cast<int64_t>(x.size()); begin += width) {
+        double mean = 0.0, variance = 0.0;
+        for (int64_t i = begin; i < begin + width; ++i) mean += x[i] / static_cast<double>(width);
+        for (int64_t i = begin; i < begin + width; ++i) variance += (x[i] - mean) * (x[i] - mean);
+        const double scale = 1.0 / std::sqrt(variance / static_cast<double>(width) + eps);
+        for (int64_t i = begin; i < begin + width; ++i) {
+            const int64_t channel = i / plane % channels;
+            y[i] = silu((x[i] - mean) * scale * weight[channel] + bias[channel]);
+        }
+    }
+    return y;
+}
+
 struct StepOutputs {
     Values out, conv_state, ssm_state;
 };

@@ -32,6 +32,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(step_case(name, types, step, 4, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(linear_case(name, types.activations, 3, 96, 40));
+        cases.push_back(group_norm_case(name, types.activations, 2, 48, 9, 3));
     }
     cases.push_back(conv_case("one step, no activation, masked", single, {4, 1, 40, 3}, false, true));
     cases.push_back(scan_case("one step, gate, masked", half, {4, 1, heads, 32, state, 1, false, true}, true, true));

@@ -93,8 +93,8 @@ def test_engines_that_were_not_built(make: Make) -> None:
     with pytest.raises(EngineError, match="have no vq_encode"):
         backend.vq_encode(np.zeros((1, 3, 12, 9), np.float32))
     case.change(graphs={"vq_decode": record.graphs["vq_decode"]})
-    with pytest.raises(BundleError, match="lack condition, step; build them"):
-        case.backend()
+    with pytest.raises(EngineError, match="have no step; build it with: aim-edge build --graph step"):
+        case.backend().session(1)
 
 
 def test_a_library_that_is_not_the_engines_own(make: Make, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 #include "aim_kernels/ada_ln_norm.h"
 #include "aim_kernels/causal_conv1d.h"
 #include "aim_kernels/common.h"
+#include "aim_kernels/group_norm_silu.h"
 #include "aim_kernels/image.h"
 #include "aim_kernels/linear.h"
 #include "aim_kernels/mamba2_decode_step.h"
