@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .svg import INKS, _svg
+from .svg import INKS, svg
 
 _WIDTH, _HEIGHT = 560, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 34
@@ -59,7 +59,7 @@ def batch_plot(
             for left, top, batch, v in shown
         ]
         parts.append(f'<text class="tick" x="{_LEFT + 110 * i}" y="33" style="fill:{ink}">{escape(name)}</text>')
-    return _svg(_WIDTH, _HEIGHT, title, parts)
+    return svg(_WIDTH, _HEIGHT, title, parts)
 
 
 def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
@@ -86,4 +86,4 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:
             f'<rect x="{_NAMES}" y="{top + 2}" width="{width:.1f}" height="{_BAR - 5}" fill="{INKS[0]}"/>'
             f'<text class="tick" x="{_NAMES + width + 5:.1f}" y="{top + 13}">{value:.1f} {escape(unit)}</text>'
         )
-    return _svg(_WIDTH, 32 + _BAR * len(values), title, parts)
+    return svg(_WIDTH, 32 + _BAR * len(values), title, parts)

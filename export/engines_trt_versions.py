@@ -77,6 +77,9 @@ class Dialect:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if self.without_sources(options):
             config.set_tactic_sources(0)
+        sharing = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
+        if sharing is not None and not self.typed:  # from 10 on it is so anyway; without it a second session crashes
+            config.set_preview_feature(sharing, True)
         if options.level is not None:
             config.builder_optimization_level = options.level
         if options.workspace is not None:

@@ -72,7 +72,7 @@ def line_plot(
             )
     if limit:  # over the lines
         parts.append(f'<text class="gate" x="{right}" y="{y(limit) - 4:.1f}" text-anchor="end">gate {limit:g}</text>')
-    return _svg(_WIDTH, _HEIGHT, title, parts)
+    return svg(_WIDTH, _HEIGHT, title, parts)
 
 
 def heat_map(title: str, cells: Mapping[tuple[int, int], tuple[float, bool]]) -> str:
@@ -110,7 +110,7 @@ def heat_map(title: str, cells: Mapping[tuple[int, int], tuple[float, bool]]) ->
             y = height - _BOTTOM + 14
             parts.append(f'<text class="tick" x="{at:.1f}" y="{y}" text-anchor="middle">{step}</text>')
     parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{height - 3}" text-anchor="end">step</text>')
-    return _svg(_WIDTH, height, title, parts)
+    return svg(_WIDTH, height, title, parts)
 
 
 def _shade(value: float) -> str:
@@ -121,7 +121,7 @@ def _shade(value: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*mixed.tolist())
 
 
-def _svg(width: int, height: float, title: str, parts: list[str]) -> str:
+def svg(width: int, height: float, title: str, parts: list[str]) -> str:
     inside = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" role="img" '

@@ -200,7 +200,7 @@ class _Bench:
         tokens = np.zeros((batch, steps), np.int32)
         part = "tokens"
         try:
-            with self._generator._borrowed_session(labels) as session:  # the one that `generate` takes again
+            with self._generator.borrow_session(labels) as session:  # the one that `generate` takes again
                 found["tokens"] = timing(self._time_tokens(session, batch, tokens), batch, steps)
                 found["graph_nodes"] = _graph_nodes(session)
             part = "pixels"
@@ -216,6 +216,7 @@ class _Bench:
         if found["tokens"] is not None:
             found["floor"] = self._floor(batch, found["tokens"])
             found["memory"] = self._memory()
+            self._generator.release()  # the profile has a session of its own
             found["profile"] = self._profile(batch)
         return found
 

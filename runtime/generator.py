@@ -103,10 +103,14 @@ class Generator:
     def close(self) -> None:
         """Frees engines and buffers; the generator cannot be used afterwards."""
         self._closed = True
+        self.release()
+        self.backend.close()
+
+    def release(self) -> None:
+        """Frees the memory of the session that is kept for the next images of the same batch."""
         session, self._idle = self._idle, None
         if session is not None:
             session.close()
-        self.backend.close()
 
     def session(self, batch: int) -> Session:
         """A new session to drive by hand: set_condition, step, scan, reset, snapshot, restore.
@@ -204,7 +208,7 @@ class Generator:
             raise ValueError(f"via is {via!r}; allowed: 'step', 'scan'")
         given = np.pad(codes[:, :-1], ((0, 0), (1, 0)))
         result = np.empty((length, 2 * len(class_ids), self.dims.vocab_size), np.float32)
-        with self._borrowed_session(class_ids) as session:
+        with self.borrow_session(class_ids) as session:
             if via == "step":
                 for t in range(length):
                     result[t] = session.step(given[:, t], t)
@@ -294,7 +298,7 @@ class Generator:
         Every `every` codes; None: as often as it costs nothing.
         """
         start = request.prefix.shape[1]
-        with self._borrowed_session(request.labels) as session:
+        with self.borrow_session(request.labels) as session:
             tokens[:, :start] = request.prefix
             given = np.pad(request.prefix, ((0, 0), (1, 0)))  # what step t is fed: nothing at 0, then code t - 1
             for t in range(0, start, _PREFIX_CHUNK):
@@ -316,7 +320,7 @@ class Generator:
         return images
 
     @contextmanager
-    def _borrowed_session(self, labels: NDArray[np.int32]) -> Iterator[Session]:
+    def borrow_session(self, labels: NDArray[np.int32]) -> Iterator[Session]:
         """A session at its start for these labels: the idle one if its batch fits.
 
         It is taken away while in use, so that a stream that is waiting keeps its state. Put back at the end; one that
