@@ -108,25 +108,28 @@ def add_profiles(builder: Any, config: Any, job: Job) -> None:
         config.add_optimization_profile(profile)
 
 
-def check_ports(path: Path, found: dict[str, tuple[str, tuple[int, ...]]], wanted: tuple[TensorSpec, ...]) -> None:
+def check_ports(
+    path: Path, found: dict[str, tuple[str, tuple[int, ...]]], wanted: tuple[TensorSpec, ...], *, built: bool = False
+) -> None:
     """Names, types and sizes (-1: not fixed) against the contract's.
 
-    A size that the library does not know before an engine runs is taken for the contract's.
+    A size that the library does not know before an engine runs is taken for the contract's. Of an engine that is
+    `built`, one that the contract leaves open may be fixed: a profile of one batch alone fixes it.
 
     Raises:
         EngineBuildError: they differ; each is named.
     """
     want = {t.name: (t.dtype, shape_of(t, -1, -1, -1)) for t in wanted}
-    wrong = [name for name in {**want, **found} if not _agree(want.get(name), found.get(name))]
+    wrong = [name for name in {**want, **found} if not _agree(want.get(name), found.get(name), built)]
     if wrong:
         told = "; ".join(f"{name} is {found.get(name)}, expected {want.get(name)}" for name in wrong)
         raise EngineBuildError(f"{path}: its tensors are not the contract's: {told}")
 
 
-def _agree(want: tuple[str, tuple[int, ...]] | None, have: tuple[str, tuple[int, ...]] | None) -> bool:
+def _agree(want: tuple[str, tuple[int, ...]] | None, have: tuple[str, tuple[int, ...]] | None, built: bool) -> bool:
     if want is None or have is None or want[0] != have[0] or len(want[1]) != len(have[1]):
         return False
-    return all(h in (w, -1) for w, h in zip(want[1], have[1], strict=True))
+    return all(h in (w, -1) or (built and w == -1) for w, h in zip(want[1], have[1], strict=True))
 
 
 def type_names(trt: Any) -> dict[Any, str]:

@@ -195,7 +195,7 @@ class TrtBuilder:
         for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
             dtype = engine.get_tensor_dtype(name)
             found[name] = (types.get(dtype, str(dtype)), tuple(engine.get_tensor_shape(name)))
-        check_ports(job.path, found, (*job.spec.inputs, *job.spec.outputs))
+        check_ports(job.path, found, (*job.spec.inputs, *job.spec.outputs), built=True)
         inspection = read_inspection(self._inspect(job, engine), wanted)
         mixed = job.graph == "condition" or (job.precision, job.state_dtype) == ("float32", "float16")
         half = None if mixed and "float16" in (job.precision, job.state_dtype) else job.precision == "float16"

@@ -142,9 +142,7 @@ def encode_graph(model: VqModel, contract: Contract, lowering: str, precision: s
     return g.finish("vq_encode", spec, {"codes": g.cast(nearest, "int32")}, t.functions)
 
 
-def _group_norm_silu_body(
-    g: GraphBuilder, groups: int, x: ir.Value, weight: ir.Value, bias: ir.Value
-) -> ir.Value:
+def _group_norm_silu_body(g: GraphBuilder, groups: int, x: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
     flat = g.reshape(g.core(x), 0, groups, -1)
     flat = g.rms_norm(g.op("Sub", flat, g.mean(flat)), None, _EPS)
     normed = g.op("Reshape", flat, g.op("Shape", x))

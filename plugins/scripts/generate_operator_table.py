@@ -107,9 +107,10 @@ def tensor_row(tensor: dict[str, Any], inputs: list[str]) -> str:
     alias = inputs.index(tensor["aliases"]) if "aliases" in tensor else -1
     variant = shape(tensor["mamba1_shape"]) if "mamba1_shape" in tensor else "{}"
     element = ELEMENTS[tensor["dtype"]]
+    last = ", true" if tensor.get("channels_last") else ""
     return (
         f'{{"{tensor["name"]}", Element::{element}, {condition}, {alias},\n'
-        f"             {shape(tensor['shape'])},\n             {variant}{', true' if tensor.get('channels_last') else ''}}}"
+        f"             {shape(tensor['shape'])},\n             {variant}{last}}}"
     )
 
 

@@ -29,7 +29,8 @@ BASES = {"causal_conv1d": CONV, "selective_scan": SCAN, "rms_norm_gated": NORM, 
 LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x", "weight", "y"), SOME)
 GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
 GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
-BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR, "sample": SAMPLE, "image_to_uint8": IMAGE}
+BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
+BASES |= {"sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
 REFUSED = [
@@ -37,6 +38,9 @@ REFUSED = [
     ("group_norm_silu", "channels", 0, abi.UNSUPPORTED_SHAPE, ["channels is 0"]),
     ("group_norm_silu", "layout", 2, abi.UNSUPPORTED_SHAPE, ["layout is 2", "channels last"]),
     ("group_norm_silu", "height", 0, abi.UNSUPPORTED_SHAPE, ["height is 0"]),
+    ("group_norm_silu", "height", 1 << 28, abi.UNSUPPORTED_SHAPE, ["16 x 268435456 x 4", "1073741824"]),
+    ("group_norm_silu", "batch", 1 << 31, abi.UNSUPPORTED_SHAPE, ["batch is 2147483648", "2 groups: up to"]),
+    ("group_norm_silu", "y", SOME + 8, abi.MISALIGNED, ["y", "16"]),
     ("group_norm_silu", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
     ("group_norm_silu", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("group_norm_silu", "bias", None, abi.NULL_POINTER, ["bias is null"]),

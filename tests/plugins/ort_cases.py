@@ -44,7 +44,9 @@ class Case:
     states: str = "float32"
 
     def __str__(self) -> str:
-        options = [f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "has_z", "has_active")]
+        options = [
+            f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "silu", "has_z", "has_active")
+        ]
         length = f"L={self.sizes.get('length', 1)}"
         return " ".join([self.operator, f"{self.activations}/{self.states}", length, *options])
 
@@ -73,8 +75,8 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
-    plain = {"kind": "mamba2", "activation": "silu", "silu": 1, "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
-    plain |= {"aim_edge_version": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
+    plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
+    plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
 
@@ -87,6 +89,7 @@ def all_cases() -> list[Case]:
         cases.append(make_case("AdaLnNorm", activations, "float32"))
         cases.append(make_case("Linear", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32"))
+        cases.append(make_case("GroupNormSilu", activations, "float32", silu=0))
         for states in ("float32", "float16"):
             types = (activations, states)
             cases += [
@@ -205,7 +208,9 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "Mamba2DecodeStep": _step,
     "AdaLnNorm": _ada_ln,
     "GroupNormSilu": lambda case, f: [
-        reference.group_norm_silu(**f, groups=case.attributes["groups"], eps=1e-5, apply_silu=True)
+        reference.group_norm_silu(
+            **f, groups=case.attributes["groups"], eps=case.attributes["eps"], apply_silu=bool(case.attributes["silu"])
+        )
     ],
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }

@@ -178,7 +178,7 @@ inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k
 }
 
 inline Case group_norm_case(const char* name, DataType type, int64_t batch, int64_t channels, int64_t side,
-                            int64_t groups) {
+                            int64_t groups, bool channels_last = false) {
     Draw draw(17);
     Case made{"GroupNormSilu", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
     made.attributes = {number("aim_edge_version", 1), number("groups", groups), number("silu", 1), real("eps", 1e-6f)};
@@ -188,6 +188,7 @@ inline Case group_norm_case(const char* name, DataType type, int64_t batch, int6
     made.outputs = {Tensor{"y", type, in[0].shape,
                            reference::group_norm_silu(channels, side * side, groups, 1e-6f, in[0].values, in[1].values,
                                                       in[2].values)}};
+    made.inputs[0].channels_last = made.outputs[0].channels_last = channels_last;
     return made;
 }
 

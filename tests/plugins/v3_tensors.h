@@ -69,7 +69,8 @@ struct Tensor {
     std::string name;
     DataType type = DataType::kFLOAT;
     std::vector<int64_t> shape;
-    std::vector<double> values;
+    std::vector<double> values;     // in the order of `shape`
+    bool channels_last = false;     // on the device; of (batch, channels, height, width)
 
     size_t count() const {
         size_t product = 1;
@@ -78,14 +79,22 @@ struct Tensor {
     }
     size_t bytes() const { return count() * type_size(type); }
 
+    // Where an element lies on the device.
+    size_t place(size_t i) const {
+        if (!channels_last) return i;
+        const size_t channels = static_cast<size_t>(shape[1]), plane = static_cast<size_t>(shape[2] * shape[3]);
+        const size_t image = i / (channels * plane), channel = i / plane % channels;
+        return (image * plane + i % plane) * channels + channel;
+    }
+
     std::vector<unsigned char> raw() const {
         std::vector<unsigned char> data(bytes());
-        for (size_t i = 0; i < values.size(); ++i) store(values[i], type, &data[i * type_size(type)]);
+        for (size_t i = 0; i < values.size(); ++i) store(values[i], type, &data[place(i) * type_size(type)]);
         return data;
     }
     void read(const std::vector<unsigned char>& data) {
         values.resize(count());
-        for (size_t i = 0; i < values.size(); ++i) values[i] = load(type, &data[i * type_size(type)]);
+        for (size_t i = 0; i < values.size(); ++i) values[i] = load(type, &data[place(i) * type_size(type)]);
     }
 
     nvinfer1::PluginTensorDesc description() const {
@@ -93,7 +102,7 @@ struct Tensor {
         made.dims.nbDims = static_cast<int32_t>(shape.size());
         for (size_t i = 0; i < shape.size(); ++i) made.dims.d[i] = shape[i];
         made.type = type;
-        made.format = nvinfer1::TensorFormat::kLINEAR;
+        made.format = channels_last ? nvinfer1::TensorFormat::kHWC8 : nvinfer1::TensorFormat::kLINEAR;
         made.scale = 1.0f;
         return made;
     }
@@ -101,7 +110,7 @@ struct Tensor {
 
 template <typename Draw>
 Tensor make_tensor(std::string name, DataType type, std::vector<int64_t> shape, Draw draw) {
-    Tensor made{std::move(name), type, std::move(shape), {}};
+    Tensor made{std::move(name), type, std::move(shape), {}, false};
     unsigned char bytes[4];
     made.values.resize(made.count());
     for (double& value : made.values) {

@@ -141,6 +141,7 @@ class World:
         raises: graph -> what is raised in place of building it.
         unparsed: graphs whose parsing fails.
         port_types: tensor -> another type than the contract's, in engines.
+        port_shapes: tensor -> another shape than the network's, in engines.
         during: called with the config's monitor while an engine is built.
     """
 
@@ -151,6 +152,7 @@ class World:
     raises: dict[str, BaseException] = field(default_factory=dict)
     unparsed: set[str] = field(default_factory=set)
     port_types: dict[str, DataType] = field(default_factory=dict)
+    port_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     during: Callable[[Any], None] = lambda monitor: None
     parsed: list[str] = field(default_factory=list)
     networks: dict[str, Any] = field(default_factory=dict)

@@ -199,7 +199,7 @@ def make_module(version: str, world: World) -> Any:
             return world.port_types.get(name, self._port(name).dtype)
 
         def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-            return self._port(name).shape
+            return world.port_shapes.get(name, self._port(name).shape)
 
         def create_engine_inspector(self) -> Inspector:
             return Inspector(self.network)

@@ -123,6 +123,16 @@ def test_profiles_and_options(toy: Path, play: Play) -> None:
     assert second["class_embedding"][2] == (16, 8)
 
 
+def test_a_profile_of_one_batch_alone_fixes_sizes(toy: Path, play: Play) -> None:
+    """TensorRT 8.6 then tells the sizes of its best shapes where the network's are open."""
+    world = play("8.6.0")
+    world.port_shapes["logits"] = (2, read_manifest(toy).contract.dims.vocab_size)
+    assert build(toy, graphs=["step"], batch=[(1, 1, 1), (64, 64, 64)]).batch == ((1, 1, 1), (64, 64, 64))
+    world.port_shapes["logits"] = (2, 3)
+    with pytest.raises(EngineBuildError, match="logits is .*3.*expected"):
+        build(toy, graphs=["step"], batch=[(1, 1, 1)])
+
+
 def test_weights_are_stripped_from_10_on(toy: Path, play: Play) -> None:
     world = play("10.3.0.26")
     record = build(toy, options=TrtOptions(strip_weights=True), graphs=["step"])
