@@ -129,7 +129,7 @@ def test_a_profile_of_one_batch_alone_fixes_sizes(toy: Path, play: Play) -> None
     world.port_shapes["logits"] = (2, read_manifest(toy).contract.dims.vocab_size)
     assert build(toy, graphs=["step"], batch=[(1, 1, 1), (64, 64, 64)]).batch == ((1, 1, 1), (64, 64, 64))
     world.port_shapes["logits"] = (2, 3)
-    with pytest.raises(EngineBuildError, match="logits is .*3.*expected"):
+    with pytest.raises(EngineBuildError, match=r"logits is .*3.*expected"):
         build(toy, graphs=["step"], batch=[(1, 1, 1)])
 
 
