@@ -11,6 +11,7 @@ from aim_edge.runtime.contract import Contract
 from .builder import GraphBuilder
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
+from .mixers_plugin import PluginFused
 from .weights import Weights
 
 
@@ -90,7 +91,7 @@ class _Decoder:
         count = config.n_layer * config.adaln_factor
         self.modulation = given["modulation"]
         self.vectors = self._vectors(self.modulation, count)
-        if self.recurrence.fuses_norm and not self.sequence:
+        if isinstance(self.recurrence, PluginFused) and not self.sequence:
             self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
         outputs: dict[str, ir.Value] = {}
         residual = self._embed(given)
@@ -116,7 +117,7 @@ class _Decoder:
     def _enter(self, residual: ir.Value, branch: Branch | None, norm: str, shift: int, scale: int) -> Pair:
         """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
         weight, eps = self.w.full(norm), self.config.norm_epsilon
-        if branch is not None and self.recurrence.fuses_norm and not self.sequence:
+        if branch is not None and isinstance(self.recurrence, PluginFused) and not self.sequence:
             y, gate = branch
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)

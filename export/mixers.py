@@ -7,7 +7,7 @@ Letters: R rows, L length, H nheads, P headdim, N d_state, G ngroups, C conv_dim
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -49,12 +49,6 @@ class Recurrence:
     functions: dict[str, ir.Function] = field(default_factory=dict)
 
     transposed_state: ClassVar[bool] = False
-    fuses_norm: ClassVar[bool] = False  # the step graph joins residual, norm and modulation in `ada_ln_norm`
-
-    def ada_ln_norm(
-        self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value, **attributes: Any
-    ) -> Pair:
-        raise NotImplementedError(f"{type(self).__name__} has no operator for it")
 
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """x @ W^T (+ bias) of a mixer's projection."""

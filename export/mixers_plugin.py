@@ -100,11 +100,10 @@ class Plugin(Recurrence):
 class PluginFused(Plugin):
     """The step graph of operators alone, but for its ends; the scan graph as `Plugin`."""
 
-    fuses_norm = True
-
     def ada_ln_norm(
         self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value, **attributes: Any
     ) -> Pair:
+        """What the next branch reads, and the new residual: the last branch gated and added, norm, modulation."""
         x, residual = self._call("AdaLnNorm", hidden, residual, modulation, weight, outputs=2, **attributes)
         return x, residual
 

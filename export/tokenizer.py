@@ -10,7 +10,7 @@ from aim_edge.runtime.contract import Contract
 
 from .builder import Array, GraphBuilder
 from .lowerings import LOWERINGS
-from .mixers_plugin import DOMAIN, VERSION
+from .mixers_plugin import DOMAIN, VERSION, PluginFused
 from .weights import Weights
 
 _EPS = 1e-6
@@ -22,7 +22,7 @@ class _Tokenizer:
     def __init__(self, model: VqModel, lowering: str, precision: str) -> None:
         self.model, self.config = model, model.config
         chosen = LOWERINGS[lowering]
-        self.fused, self.native = chosen.recurrence.fuses_norm, chosen.native_norm
+        self.fused, self.native = chosen.recurrence is PluginFused, chosen.native_norm
         self.functions: list[ir.Function] = []
         self.g = GraphBuilder(chosen.opset, precision)
         self.w = Weights(model, self.g)
