@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from kernels import (
@@ -88,6 +90,15 @@ GROUP_NORMS = [
     for last in (False, True)
     for height, width in ((7, 5), (32, 16))
 ]
+TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
+    (test_causal_conv1d.test_matches_the_reference, CONVS),
+    (test_rms_norm_gated.test_matches_the_reference, NORMS),
+    (test_ada_ln_norm.test_matches_the_reference, ADA_LNS),
+    (test_linear.test_matches_the_reference, LINEARS),
+    (test_group_norm_silu.test_matches_the_reference, GROUP_NORMS),
+    (test_sample.test_draws_the_codes_of_the_host, SAMPLES),
+    (test_image.test_makes_the_pixels_of_the_host, IMAGES),
+]
 
 
 def check(name: str, error: float, bound: float) -> None:
@@ -121,28 +132,11 @@ def main() -> None:
         found = decode(buffers.ssm_state_out.read())
         check(f"decode state {case}", relative_error(found[active], state[active]), BOUND[case.ssm_state_dtype])
         device.release()
-    for conv_case in CONVS:
-        test_causal_conv1d.test_matches_the_reference(device, conv_case)
-        device.release()
-    for norm_case in NORMS:
-        test_rms_norm_gated.test_matches_the_reference(device, norm_case)
-        device.release()
-    for ada_ln_case in ADA_LNS:
-        test_ada_ln_norm.test_matches_the_reference(device, ada_ln_case)
-        device.release()
-    for linear_case in LINEARS:
-        test_linear.test_matches_the_reference(device, linear_case)
-        device.release()
-    for group_norm_case in GROUP_NORMS:
-        test_group_norm_silu.test_matches_the_reference(device, group_norm_case)
-        device.release()
-    for sample_case in SAMPLES:
-        test_sample.test_draws_the_codes_of_the_host(device, sample_case)
-        device.release()
-    for shape in IMAGES:
-        test_image.test_makes_the_pixels_of_the_host(device, shape)
-        device.release()
-    calls = sum(map(len, (SCANS, DECODES, CONVS, NORMS, ADA_LNS, LINEARS, GROUP_NORMS, SAMPLES, IMAGES)))
+    for test, cases in TABLES:
+        for case in cases:
+            test(device, case)
+            device.release()
+    calls = len(SCANS) + len(DECODES) + sum(len(cases) for _, cases in TABLES)
     sys.stdout.write(f"{calls} calls, all within bounds\n")
 
 
