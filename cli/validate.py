@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,20 @@ def validate(
         str | None, typer.Option(help="What it was exported from.", show_default="the source that its manifest names")
     ] = None,
     backend: Annotated[str, typer.Option(help="See: aim-edge doctor.")] = "ort-cpu",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of the backend, such as sampler=host; may be given again."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Compare with this bundle, which may be the same one, and not with PyTorch."),
+    ] = None,
+    against_backend: Annotated[
+        str | None, typer.Option(help="What the bundle of --against runs on.", show_default="ort-cpu")
+    ] = None,
+    against_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of --against-backend; may be given again.")
+    ] = None,
     images: Annotated[int, typer.Option(min=1, help="Images to decode, of classes spread over all.")] = 2,
     steps: Annotated[int | None, typer.Option(min=1, help="Compare only the first so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the codes that are forced.")] = 0,
@@ -40,29 +54,49 @@ def validate(
         bool, typer.Option("--record", help="Keep the summary in the bundle's manifest, which inspect shows.")
     ] = False,
 ) -> None:
-    """Compare a bundle, step by step, with its checkpoint in PyTorch; exit with 1 where a gate fails, and say why."""
+    """Compare a bundle, step by step, with its checkpoint in PyTorch or another bundle; exit with 1 if a gate fails."""
     for file in (html, json_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
-    report = compare(
-        bundle, checkpoint, backend, images, steps, seed, record=record, state_every=state_every, html=html
-    )
+    if against is None:
+        if against_backend is not None or against_option:
+            raise ValueError("--against-backend and --against-option say how --against runs; give that too")
+        report = compare(
+            bundle, checkpoint, backend, images, steps, seed, record=record, state_every=state_every, html=html,
+            option=option or (),
+        )  # fmt: skip
+    else:
+        if record:
+            raise ValueError("--record keeps the comparison with PyTorch; leave it or --against out")
+        if checkpoint is not None:
+            raise ValueError("--checkpoint and --against both name the reference; leave one out")
+        report = compare_with(
+            bundle, against, backend, against_backend or "ort-cpu", images, steps, seed, state_every=state_every,
+            html=html, option=option or (), against_option=against_option or (),
+        )  # fmt: skip
     if json_file is not None:
         write_json(json_file, report.to_dict())
-    output.print(steps_table(report, all_steps))
-    output.print(states_line(report), soft_wrap=True)
-    output.print(report.line(), soft_wrap=True)
-    for failure in report.failures:
-        output.print(f"failed gate: {failure}", soft_wrap=True)
-    for line in report.diagnosis.lines() if report.diagnosis else ():
-        output.print(f"diagnosis: {line}", soft_wrap=True)
+    _show(report, all_steps)
     if not report.passed:
         raise typer.Exit(GATE_FAILED)
 
 
+def _show(report: ParityReport, all_steps: bool) -> None:
+    output.print(f"{report.compared()}: {report.images} images, logits before guidance", soft_wrap=True)
+    output.print(steps_table(report, all_steps))
+    output.print(states_line(report), soft_wrap=True)
+    output.print(report.line(), soft_wrap=True)
+    for warning in report.warnings:
+        output.print(f"warning: {warning}", soft_wrap=True)
+    for failure in report.failures:
+        output.print(f"failed gate: {failure}", soft_wrap=True)
+    for line in report.diagnosis.lines() if report.diagnosis else ():
+        output.print(f"diagnosis: {line}", soft_wrap=True)
+
+
 def compare(
     bundle: Path, checkpoint: str | None, backend: str = "ort-cpu", images: int = 2, steps: int | None = None,
-    seed: int = 0, *, record: bool, state_every: int = 16, html: Path | None = None,
+    seed: int = 0, *, record: bool, state_every: int = 16, html: Path | None = None, option: Sequence[str] = (),
 ) -> ParityReport:  # fmt: skip
     """Validates with progress shown, and looks for the cause where a gate fails.
 
@@ -75,13 +109,14 @@ def compare(
     with reporting() as report:
         report("loading PyTorch")
         from aim_edge.export import examine, locate
+        from aim_edge.runtime.backends import parse_options
         from aim_edge.runtime.bundle import read_manifest, write_manifest
 
         if html is not None:  # before the work, so that a library that is missing is told at once
             from aim_edge.export.report import render_report
         seen = examine(
             bundle, checkpoint, backend=backend, images=images, steps=steps, seed=seed, progress=report,
-            state_every=state_every,
+            state_every=state_every, options=parse_options(backend, option),
         )  # fmt: skip
         if not seen.report.passed:
             diagnosis = locate(bundle, seen.checkpoint, seen, backend=backend, progress=report)
@@ -90,6 +125,29 @@ def compare(
         html.write_text(render_report(seen), encoding="utf-8")
     if record:
         write_manifest(bundle, replace(read_manifest(bundle), parity=finite(seen.report.summary())))
+    return seen.report
+
+
+def compare_with(
+    bundle: Path, against: Path, backend: str, against_backend: str, images: int, steps: int | None, seed: int, *,
+    state_every: int, html: Path | None, option: Sequence[str], against_option: Sequence[str],
+) -> ParityReport:  # fmt: skip
+    """As `compare`, with another bundle in PyTorch's place."""
+    for folder in (bundle, against):
+        refuse_checkpoint_name(folder)
+    with reporting() as report:
+        from aim_edge.export import Side, compare_bundles
+        from aim_edge.runtime.backends import parse_options
+
+        if html is not None:
+            from aim_edge.export.report import render_report
+        seen = compare_bundles(
+            Side(bundle, backend, parse_options(backend, option)),
+            Side(against, against_backend, parse_options(against_backend, against_option)),
+            images=images, steps=steps, seed=seed, progress=report, state_every=state_every,
+        )  # fmt: skip
+    if html is not None:
+        html.write_text(render_report(seen), encoding="utf-8")
     return seen.report
 
 
@@ -130,8 +188,7 @@ def steps_table(report: ParityReport, all_steps: bool) -> Table:
         worst = max(values, key=lambda step: values[step])
         if values[worst] > min(values.values()):
             notes.setdefault(worst, []).append(f"worst {name}")
-    title = f"{report.bundle} on {report.backend}: {report.images} images, logits before guidance"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in ("step", *_BADNESS):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
@@ -161,7 +218,8 @@ def states_line(report: ParityReport) -> str:
     """States, images, the first parting and NaN or infinity, in one line."""
     worst = report.worst_states()
     parted = "none" if report.first_parting is None else f"step {report.first_parting}"
-    watch = ", ".join(f.where if f.step is None else f"{f.where} at step {f.step}" for f in report.non_finite[:3])
+    found = [*report.non_finite[:3], *report.reference_non_finite[:3]]
+    watch = ", ".join(f.where if f.step is None else f"{f.where} at step {f.step}" for f in found)
     return (
         f"states of {len({s.layer for s in report.states})} layers at {len({s.step for s in report.states})} steps: "
         f"cosine >= {worst['cosine']:.7f}, norm ratio {worst['norm_ratio']:.5f}, max |diff| {worst['max_abs']:.2e}; "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import export_bundle
+    from .compare import Comparison, Side, compare_bundles
     from .diagnosis import Diagnosis, Finding
     from .engines import build_engines
     from .engines_common import EngineBuildError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GATES",
     "STATE_GATES",
+    "Comparison",
     "Diagnosis",
     "EngineBuildError",
     "Finding",
@@ -30,10 +32,12 @@ __all__ = [
     "Gates",
     "ParityReport",
     "Rules",
+    "Side",
     "StateGates",
     "TrtOptions",
     "build_engines",
     "check_gates",
+    "compare_bundles",
     "examine",
     "export_bundle",
     "locate",
@@ -42,6 +46,7 @@ __all__ = [
 
 _MODULES = {
     "bundle": ("export_bundle",),
+    "compare": ("Comparison", "Side", "compare_bundles"),
     "diagnosis": ("Diagnosis", "Finding"),
     "engines": ("build_engines",),
     "engines_common": ("EngineBuildError",),

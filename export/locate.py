@@ -46,7 +46,7 @@ def locate(
         return Diagnosis((), ("no gate was broken",))
     findings: list[Finding] = []
     notes: list[str] = []
-    with Generator.open(bundle, backend=backend) as generator:
+    with Generator.open(bundle, backend=backend, **seen.options) as generator:
         tell("comparing weights with the checkpoint")
         weights = check_weights(generator.bundle, seen.checkpoint)
         findings += weight_findings(weights)

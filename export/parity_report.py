@@ -1,14 +1,36 @@
-"""What `validate` reports: the measures of a step, the gates, and the report of a whole comparison."""
+"""What `validate` reports: the gates, what breaks them, and the report of a whole comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
+from aim_edge.runtime.images import Image8
+
 from .diagnosis import Diagnosis
-from .states import NonFinite, StateParity
+from .measures import Decoded, NonFinite, StateParity, StepParity, compare_steps, first_parting
+from .pictures import psnr, ssim
+
+__all__ = [
+    "GATES",
+    "STATE_GATES",
+    "Gates",
+    "ParityReport",
+    "SideRecord",
+    "StateGates",
+    "StateParity",
+    "StepParity",
+    "conclude",
+    "find_failures",
+    "find_state_failures",
+    "leaves",
+    "outside",
+    "package_versions",
+]
 
 
 @dataclass(frozen=True)
@@ -52,16 +74,28 @@ STATE_GATES = {
 
 
 @dataclass(frozen=True)
-class StepParity:
-    """One step, over all rows: engine against reference. top5: share of the reference's five that the engine's hold."""
+class SideRecord:
+    """A bundle that took part in PyTorch's place.
 
-    step: int
-    cosine: float
-    norm_ratio: float
-    max_abs: float
-    top1: float
-    kl: float
-    top5: float = 1.0
+    Attributes:
+        bundle, backend, lowering, precision, state_dtype: as the report has them of the bundle that is judged.
+        described: what the backend says of itself.
+        checkpoint, checkpoint_sha256: what it was exported from.
+    """
+
+    bundle: str
+    backend: str
+    lowering: str
+    precision: str
+    state_dtype: str
+    described: str
+    checkpoint: str
+    checkpoint_sha256: str
+
+    @property
+    def name(self) -> str:
+        """Bundle and backend."""
+        return f"{self.bundle} on {self.backend}"
 
 
 @dataclass(frozen=True)
@@ -69,10 +103,10 @@ class ParityReport:
     """What `validate` found.
 
     Attributes:
-        bundle, backend, lowering, precision, state_dtype: what was compared with the PyTorch model in float32.
+        bundle, backend, lowering, precision, state_dtype: what was compared with the reference.
         images: how many images were decoded (two rows each).
         steps: one entry a step.
-        image_max_abs, image_psnr: the decoded images against PyTorch's from the same codes (PSNR in dB, peak 2).
+        image_max_abs, image_psnr: the decoded images against the reference's from the same codes (PSNR in dB, peak 2).
         gates: the limits.
         failures: what broke them, in words; empty if nothing did.
         image_ssim: their structural similarity.
@@ -82,6 +116,12 @@ class ParityReport:
         non_finite: NaN and infinity in the engine, at the first step that has any.
         diagnosis: what `locate` found; None where it was not asked.
         versions: of what took part.
+        described: what the backend says of itself.
+        checkpoint_sha256: digest of the weights that the bundle was exported from; "" where it was not asked.
+        against: the reference; None: PyTorch in float32.
+        codes: who drew the codes that were forced, where `against` is given.
+        warnings: what does not break a gate and should be known.
+        reference_non_finite: NaN and infinity in the reference.
     """
 
     bundle: str
@@ -102,6 +142,28 @@ class ParityReport:
     non_finite: tuple[NonFinite, ...] = ()
     diagnosis: Diagnosis | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    described: str = ""
+    checkpoint_sha256: str = ""
+    against: SideRecord | None = None
+    codes: str = ""
+    warnings: tuple[str, ...] = ()
+    reference_non_finite: tuple[NonFinite, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Bundle and backend."""
+        return f"{self.bundle} on {self.backend}"
+
+    @property
+    def reference(self) -> str:
+        """What the bundle was compared with."""
+        return "PyTorch" if self.against is None else self.against.name
+
+    def compared(self) -> str:
+        """What was compared with what, in one line."""
+        engine = f"{self.name} ({self.described})" if self.described else self.name
+        other = self.against
+        return f"{engine} against " + ("PyTorch float32" if other is None else f"{other.name} ({other.described})")
 
     @property
     def passed(self) -> bool:
@@ -133,8 +195,10 @@ class ParityReport:
         """The result in one line."""
         worst = self.worst()
         verdict = "PASS" if self.passed else "FAIL"
+        other = self.against
+        reference = "PyTorch float32" if other is None else f"{other.lowering} {other.precision} on {other.backend}"
         return (
-            f"parity {verdict}: {self.lowering} {self.precision} on {self.backend} against PyTorch float32, "
+            f"parity {verdict}: {self.lowering} {self.precision} on {self.backend} against {reference}, "
             f"{self.images} images x {len(self.steps)} steps: cosine >= {worst['cosine']:.7f}, "
             f"norm ratio {worst['norm_ratio']:.5f}, max |diff| {worst['max_abs']:.2e}, "
             f"top-1 {worst['top1']:.2%}, KL {worst['kl']:.2e}, image max |diff| {self.image_max_abs:.2e}"
@@ -144,7 +208,8 @@ class ParityReport:
         """What the manifest keeps: everything but the single steps and states."""
         values = asdict(self) | {"worst": self.worst(), "passed": self.passed, "steps": len(self.steps)}
         values |= {"states": self.worst_states(), "versions": dict(self.versions)}
-        del values["bundle"]
+        for name in ("bundle", "against", "codes", "warnings", "checkpoint_sha256"):
+            del values[name]
         return values
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,3 +221,103 @@ class ParityReport:
 def nan_lowest(value: float) -> float:
     """`value`, or minus infinity for NaN: so that the worst of several is NaN where one is."""
     return -np.inf if np.isnan(value) else value
+
+
+def find_failures(steps: tuple[StepParity, ...], image_max_abs: float, gates: Gates) -> tuple[str, ...]:
+    """Every broken gate with its worst step. Comparisons are written so that NaN fails."""
+    failures = []
+    excesses: tuple[tuple[str, float | None, Callable[[StepParity, float], float]], ...] = (
+        ("cosine", gates.cosine, lambda s, limit: limit - s.cosine),
+        ("norm_ratio", gates.norm_ratio, lambda s, limit: abs(s.norm_ratio - 1) - limit),
+        ("max_abs", gates.max_abs, lambda s, limit: s.max_abs - limit),
+        ("top1", gates.top1, lambda s, limit: limit - s.top1),
+    )
+    for name, limit, excess in excesses:
+        if limit is None:
+            continue
+        over = {s.step: excess(s, limit) for s in steps if not excess(s, limit) <= 0}
+        if over:
+            worst = max(over, key=lambda step: np.nan_to_num(over[step], nan=np.inf))
+            value = next(getattr(s, name) for s in steps if s.step == worst)
+            failures.append(
+                f"{name}: {len(over)} of {len(steps)} steps outside {limit}, the first {min(over)}, "
+                f"the worst {worst} with {value:.6g}"
+            )
+    if gates.image_max_abs is not None and not image_max_abs <= gates.image_max_abs:
+        failures.append(f"image_max_abs: {image_max_abs:.4g}, allowed {gates.image_max_abs}")
+    return tuple(failures)
+
+
+def outside(state: StateParity, gates: StateGates) -> bool:
+    """Whether a state leaves the gates; NaN does."""
+    return leaves(state.cosine, state.norm_ratio, gates)
+
+
+def leaves(cosine: float, norm_ratio: float, gates: StateGates) -> bool:
+    """The same of its two measures."""
+    return (gates.cosine is not None and not cosine >= gates.cosine) or (
+        gates.norm_ratio is not None and not abs(norm_ratio - 1) <= gates.norm_ratio
+    )
+
+
+def find_state_failures(states: Sequence[StateParity], gates: StateGates) -> tuple[str, ...]:
+    """The states that leave the gates, in one line with the first of them (by step, then by layer)."""
+    over = [state for state in states if outside(state, gates)]
+    if not over:
+        return ()
+    first = over[0]
+    names = {state.name for state in over}
+    return (
+        f"states: {len(names)} of {len({s.name for s in states})} leave cosine {gates.cosine} or norm ratio "
+        f"1 +- {gates.norm_ratio}, the first {first.name} at step {first.step} with cosine {first.cosine:.6g} "
+        f"and norm ratio {first.norm_ratio:.6g}",
+    )
+
+
+def _non_finite_failures(found: Sequence[NonFinite], of: str) -> tuple[str, ...]:
+    if not found:
+        return ()
+    at = "" if found[0].step is None else f" at step {found[0].step}"
+    return (f"not finite: NaN or infinity{at} in {', '.join(f.where for f in found[:4])}{of}",)
+
+
+def conclude(
+    decoded: Decoded, drawn: Image8 | None, wanted: Image8 | None, *, gates: Gates, state_gates: StateGates,
+    guidance_scale: float, **facts: Any,
+) -> ParityReport:  # fmt: skip
+    """Measures, held to the gates.
+
+    Args:
+        decoded: logits, states, NaN and infinity.
+        drawn, wanted: the images (B, H, W, C) uint8 of the bundle and of the reference; None: NaN or infinity.
+        gates, state_gates: the limits.
+        guidance_scale: with which greedy codes are looked for.
+        facts: the fields of `ParityReport` that are not measured.
+    """
+    steps = compare_steps(decoded.reference, decoded.engine)
+    max_abs = image_psnr = image_ssim = float("nan")
+    if drawn is not None and wanted is not None:
+        max_abs = float(np.abs(drawn.astype(np.int16) - wanted).max() / 127.5)
+        image_psnr, image_ssim = psnr(wanted, drawn), ssim(wanted, drawn)
+    lost = (NonFinite(None, None, "image", 0),)
+    non_finite = decoded.non_finite + (lost if drawn is None else ())
+    reference_non_finite = decoded.reference_non_finite + (lost if wanted is None else ())
+    failures = find_failures(steps, max_abs, gates) + find_state_failures(decoded.states, state_gates)
+    failures += _non_finite_failures(non_finite, "") + _non_finite_failures(reference_non_finite, " of the reference")
+    return ParityReport(
+        steps=steps, image_max_abs=max_abs, image_psnr=image_psnr, image_ssim=image_ssim, gates=gates,
+        state_gates=state_gates, failures=failures, states=decoded.states, non_finite=non_finite,
+        reference_non_finite=reference_non_finite,
+        first_parting=first_parting(decoded.reference, decoded.engine, guidance_scale), **facts,
+    )  # fmt: skip
+
+
+def package_versions(exported_by: str) -> tuple[tuple[str, str], ...]:
+    """Of the packages that took part, where they are there."""
+    found = [("aim-edge that exported", exported_by)]
+    for name in ("aim-edge", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt"):
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)

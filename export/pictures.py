@@ -1,22 +1,12 @@
-"""Decoded images compared: PyTorch's of the same codes, PSNR and SSIM."""
+"""Decoded images compared: PSNR and SSIM."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from aim_edge.aim.checkpoint import Checkpoint
-from aim_edge.runtime.images import Image8, to_uint8
-
-
-@torch.inference_mode()
-def reference_images(checkpoint: Checkpoint, tokens: NDArray[np.int32]) -> Image8:
-    """PyTorch's images (B, H, W, C) uint8 of codes (B, T)."""
-    side = round(tokens.shape[1] ** 0.5)
-    codes = torch.from_numpy(tokens.astype(np.int64)).view(-1, side, side)
-    return to_uint8(checkpoint.vq.decode(codes).float().numpy())
+from aim_edge.runtime.images import Image8
 
 
 def psnr(reference: Image8, image: Image8) -> float:

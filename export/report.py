@@ -1,4 +1,4 @@
-"""The examination of a bundle as one HTML file: no script, nothing fetched."""
+"""A comparison of a bundle with PyTorch or another bundle, as one HTML file: no script, nothing fetched."""
 
 from __future__ import annotations
 
@@ -7,22 +7,47 @@ import io
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
 
 from aim_edge.runtime.images import Image8
 
-from .parity import Examination, outside
-from .parity_report import ParityReport
-from .states import StateParity
+from .measures import StateParity
+from .parity_report import ParityReport, outside
 from .svg import heat_map, line_plot
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _SHOWN_IMAGES = 8
 
 
-def render_report(seen: Examination) -> str:
+class Seen(Protocol):
+    """What is shown: a `parity.Examination` or a `compare.Comparison`."""
+
+    @property
+    def report(self) -> ParityReport:
+        """The measures."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Of every class, if they have names."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """(B) classes."""
+
+    @property
+    def drawn(self) -> Image8 | None:
+        """The bundle's images (B, H, W, C); None where they held NaN or infinity."""
+
+    @property
+    def wanted(self) -> Image8 | None:
+        """The reference's."""
+
+
+def render_report(seen: Seen) -> str:
     """The whole page: verdict, gates, diagnosis, errors by step, states by layer and step, images, versions."""
     report = seen.report
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -41,6 +66,7 @@ def render_report(seen: Examination) -> str:
 
 def _plots(report: ParityReport) -> list[str]:
     gates, steps = report.gates, report.steps
+    reference = "PyTorch" if report.against is None else "reference"
     agreement = {"top-1": [(s.step, s.top1) for s in steps], "top-5": [(s.step, s.top5) for s in steps]}
     return [
         line_plot(
@@ -48,7 +74,7 @@ def _plots(report: ParityReport) -> list[str]:
         ),
         line_plot("Logits: |norm ratio - 1|", {"": [(s.step, abs(s.norm_ratio - 1)) for s in steps]}, gates.norm_ratio),
         line_plot("Logits: largest absolute difference", {"": [(s.step, s.max_abs) for s in steps]}, gates.max_abs),
-        line_plot("Logits: KL(PyTorch || bundle), nats", {"": [(s.step, max(s.kl, 0.0)) for s in steps]}),
+        line_plot(f"Logits: KL({reference} || bundle), nats", {"": [(s.step, max(s.kl, 0.0)) for s in steps]}),
         line_plot("Logits: agreement on the largest codes", agreement, gates.top1, share=True),
     ]
 
@@ -82,18 +108,19 @@ def _gates(report: ParityReport) -> list[tuple[str, str]]:
     return [(name, "not checked" if value is None else f"{value:g}") for name, value in values]
 
 
-def _pairs(seen: Examination) -> list[dict[str, str]]:
+def _pairs(seen: Seen) -> list[dict[str, str]]:
     """Image pairs with their difference maps: data URIs, at most a few."""
-    names = seen.checkpoint.class_names
+    names = seen.class_names
     pairs = []
-    for i in range(min(len(seen.wanted), _SHOWN_IMAGES)):
-        label = int(seen.labels[i])
-        pair = {"name": f"class {label}" + (f", {names[label]}" if names else ""), "wanted": _png(seen.wanted[i])}
-        if seen.drawn is not None:
+    for i, label in enumerate(seen.labels[:_SHOWN_IMAGES].tolist()):
+        pair = {"name": f"class {label}" + (f", {names[label]}" if names else "")}
+        pair |= {} if seen.wanted is None else {"wanted": _png(seen.wanted[i])}
+        pair |= {} if seen.drawn is None else {"drawn": _png(seen.drawn[i])}
+        if seen.drawn is not None and seen.wanted is not None:
             difference = np.abs(seen.drawn[i].astype(np.int16) - seen.wanted[i]).max(-1)
             largest = int(difference.max())
             shade = 255 - np.rint(difference * (255 / max(largest, 1))).astype(np.uint8)
-            pair |= {"drawn": _png(seen.drawn[i]), "difference": _png(shade), "largest": str(largest)}
+            pair |= {"difference": _png(shade), "largest": str(largest)}
         pairs.append(pair)
     return pairs
 
