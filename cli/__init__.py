@@ -21,6 +21,7 @@ from .export import export
 from .gate import gate
 from .generate import generate
 from .inspect import inspect
+from .quality import quality
 from .validate import validate
 from .verify import verify
 
@@ -37,7 +38,7 @@ _EXTRAS = {
     "onnxruntime": "ort",
     "tensorrt": "tensorrt",
     "tensorrt_rtx_bindings": "tensorrt-rtx",
-    "cuda": "tensorrt",
+    "torch_fidelity": "quality",
 }
 
 
@@ -54,7 +55,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, generate, validate, verify, build, gate, bench, inspect, doctor, demo):
+for command in (export, generate, validate, verify, quality, build, gate, bench, inspect, doctor, demo):
     app.command()(command)
 if importlib.util.find_spec(f"{__name__}.plugins") is not None:
     app.add_typer(importlib.import_module(".plugins", __name__).app, name="plugins")
@@ -88,8 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes `sys.argv`.
 
     Returns:
-        The exit status: 0; 1 where a gate failed or no backend works; 2 where something that the user gave
-        or that this machine lacks is in the way (one message on stderr); 3 for a bug of ours.
+        The exit status: 0; 1 where a gate failed, images are worse or differ, or no backend works; 2 where something
+        that the user gave or that this machine lacks is in the way (one message on stderr), or `quality` can't tell; 3
+        for a bug of ours.
     """
     wishes = _Wishes(os.environ.get("AIM_EDGE_DEBUG", "0") not in ("", "0"))
     try:

@@ -56,6 +56,7 @@ OWN_LIBRARIES = {
     "cli/doctor.py": ("onnxruntime",),  # asks whether it loads
     "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
     "export/engines_trt.py": ("tensorrt",),
+    "export/quality_features.py": ("torch_fidelity",),
 }
 
 
