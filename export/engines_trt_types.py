@@ -9,8 +9,9 @@ from typing import Any
 from .engines_common import type_names
 from .engines_trt_versions import Dialect
 
-# Plugins whose later outputs are float32; of the others they are states.
+# Plugins whose later outputs are float32, and those where they are as the first; of the others they are states.
 _FLOAT32_AFTER_FIRST = ("AdaLnNorm",)
+_AS_FIRST = ("AddGroupNormSilu",)
 
 
 @dataclass
@@ -69,7 +70,8 @@ def constrain(dialect: Dialect, network: Any, state_dtype: str) -> Wanted:
                 types[tensor.name] = tensor.dtype
             else:
                 later = trt.float32 if operator in _FLOAT32_AFTER_FIRST else states
-                types[tensor.name] = later if operator and i > 0 else carried
+                apart = operator is not None and operator not in _AS_FIRST and i > 0
+                types[tensor.name] = later if apart else carried
         if operator is not None:
             wanted.plugins.append((layer.name, operator))
         made = [types[tensor.name] for tensor in outputs]

@@ -15,6 +15,9 @@ from .weights import Weights
 
 _EPS = 1e-6
 
+# Where `plugin-fused` has a sum that the next norm is to take, its two parts.
+Value = ir.Value | tuple[ir.Value, ir.Value]
+
 
 class _Tokenizer:
     """Walks the module tree by its parameter names; `side` is the current height and width."""
@@ -36,11 +39,18 @@ class _Tokenizer:
         edges = [pads[0], pads[0], pads[1], pads[1]]
         return self.g.op("Conv", x, weight, self.w.stored(f"{prefix}.bias"), strides=[stride] * 2, pads=edges)
 
-    def norm(self, x: ir.Value, prefix: str, silu: bool = True) -> ir.Value:
-        """GroupNorm, with SiLU after it or without. In float32: half precision overflows in its sums."""
-        g, groups = self.g, self.config.norm_groups
+    def norm(self, x: Value, prefix: str, silu: bool = True) -> tuple[ir.Value, ir.Value]:
+        """GroupNorm, with SiLU after it or without, and x, whole.
+
+        In float32: half precision overflows in its sums.
+        """
         if self.fused:
             return self._fused_norm(x, prefix, silu)
+        whole = self.whole(x)
+        return self._standard_norm(whole, prefix, silu), whole
+
+    def _standard_norm(self, x: ir.Value, prefix: str, silu: bool) -> ir.Value:
+        g, groups = self.g, self.config.norm_groups
         channels = self.model.get_parameter(f"{prefix}.weight").shape[0]
         flat = g.reshape(g.core(x), 0, groups, -1)
         if self.native:
@@ -53,40 +63,55 @@ class _Tokenizer:
         normed = g.act(g.op("Add", scaled, self.w.full(f"{prefix}.bias", (channels, 1, 1))))
         return g.silu(normed) if silu else normed
 
-    def _fused_norm(self, x: ir.Value, prefix: str, silu: bool) -> ir.Value:
-        """The operator GroupNormSilu; the first also makes its body."""
-        g = self.g
-        attributes = {"aim_edge_version": VERSION, "groups": self.config.norm_groups, "silu": int(silu), "eps": _EPS}
-        if not self.functions:
+    def _fused_norm(self, x: Value, prefix: str, silu: bool) -> tuple[ir.Value, ir.Value]:
+        """The operator GroupNormSilu or AddGroupNormSilu; the first of each also makes its body."""
+        g, groups = self.g, self.config.norm_groups
+        name, count = ("AddGroupNormSilu", 4) if isinstance(x, tuple) else ("GroupNormSilu", 3)
+        attributes = {"aim_edge_version": VERSION, "groups": groups, "silu": int(silu), "eps": _EPS}
+        if all(function.name != name for function in self.functions):
             body = GraphBuilder(g.opset, g.precision, function=True)
-            inputs = [ir.val(f"input_{i}") for i in range(3)]
-            y = _group_norm_silu_body(body, self.config.norm_groups, *inputs)
-            self.functions.append(body.function(DOMAIN, "GroupNormSilu", inputs, [y], list(attributes)))
+            inputs = [ir.val(f"input_{i}") for i in range(count)]
+            total = body.op("Add", inputs[0], inputs[3]) if count == 4 else None
+            y = _group_norm_silu_body(body, groups, inputs[0] if total is None else total, *inputs[1:3])
+            outputs = [y] if total is None else [y, total]
+            self.functions.append(body.function(DOMAIN, name, inputs, outputs, list(attributes)))
         parameters = (self.w.full(f"{prefix}.weight"), self.w.full(f"{prefix}.bias"))
-        return g.op("GroupNormSilu", x, *parameters, domain=DOMAIN, **attributes)
+        if not isinstance(x, tuple):
+            return g.op(name, x, *parameters, domain=DOMAIN, **attributes), x
+        y, total = g.ops(name, x[0], *parameters, x[1], outputs=2, domain=DOMAIN, **attributes)
+        return y, total
 
-    def res(self, x: ir.Value, prefix: str) -> ir.Value:
-        h = self.conv(self.norm(x, f"{prefix}.norm1"), f"{prefix}.conv1")
-        h = self.conv(self.norm(h, f"{prefix}.norm2"), f"{prefix}.conv2")
+    def add(self, x: ir.Value, residual: ir.Value) -> Value:
+        """A convolution's output and what it is added to: left to the norm after it, where that can add."""
+        return (x, residual) if self.fused else self.g.op("Add", x, residual)
+
+    def whole(self, x: Value) -> ir.Value:
+        """A sum that no norm takes."""
+        return self.g.op("Add", *x) if isinstance(x, tuple) else x
+
+    def res(self, x: Value, prefix: str) -> Value:
+        h, whole = self.norm(x, f"{prefix}.norm1")
+        h, _ = self.norm(self.conv(h, f"{prefix}.conv1"), f"{prefix}.norm2")
         shortcut = f"{prefix}.nin_shortcut"
-        return self.g.op("Add", h, self.conv(x, shortcut) if self.w.has(f"{shortcut}.weight") else x)
+        residual = self.conv(whole, shortcut) if self.w.has(f"{shortcut}.weight") else whole
+        return self.add(self.conv(h, f"{prefix}.conv2"), residual)
 
-    def attention(self, x: ir.Value, prefix: str) -> ir.Value:
+    def attention(self, x: Value, prefix: str) -> Value:
         g = self.g
-        h = self.norm(x, f"{prefix}.norm", silu=False)
+        h, whole = self.norm(x, f"{prefix}.norm", silu=False)
         channels = self.model.get_parameter(f"{prefix}.norm.weight").shape[0]
         q, k, v = (g.reshape(self.conv(h, f"{prefix}.{name}"), 0, channels, -1) for name in "qkv")
         q = g.op("Mul", g.transpose(q, 0, 2, 1), g.const(np.asarray(channels**-0.5, dtype=g.precision)))
         scores = g.act(g.op("Softmax", g.core(g.op("MatMul", q, k)), axis=-1))
         mixed = g.op("MatMul", v, g.transpose(scores, 0, 2, 1))
         mixed = g.reshape(mixed, 0, channels, self.height, self.width)
-        return g.op("Add", x, self.conv(mixed, f"{prefix}.proj_out"))
+        return self.add(self.conv(mixed, f"{prefix}.proj_out"), whole)
 
-    def middle(self, x: ir.Value, prefix: str) -> ir.Value:
+    def middle(self, x: Value, prefix: str) -> Value:
         x = self.attention(self.res(x, f"{prefix}.0"), f"{prefix}.1")
         return self.res(x, f"{prefix}.2")
 
-    def levels(self, x: ir.Value, prefix: str) -> ir.Value:
+    def levels(self, x: Value, prefix: str) -> Value:
         """Residual blocks and attention of every level, with the change of resolution after it."""
         for i in range(len(self.config.ch_mult)):
             j = 0
@@ -96,14 +121,25 @@ class _Tokenizer:
                     x = self.attention(x, f"{prefix}.{i}.attn.{j}")
                 j += 1
             if self.w.has(f"{prefix}.{i}.downsample.conv.weight"):
-                x = self.conv(x, f"{prefix}.{i}.downsample.conv", stride=2, pads=(0, 1))
+                x = self.conv(self.whole(x), f"{prefix}.{i}.downsample.conv", stride=2, pads=(0, 1))
                 self.height, self.width = self.height // 2, self.width // 2
             if self.w.has(f"{prefix}.{i}.upsample.conv.weight"):
                 self.height, self.width = self.height * 2, self.width * 2
-                scales = self.g.const(np.array([1, 1, 2, 2], np.float32))
-                nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
-                x = self.conv(self.g.op("Resize", x, None, scales, **nearest), f"{prefix}.{i}.upsample.conv")
+                x = self.upsample(self.whole(x), f"{prefix}.{i}.upsample.conv")
         return x
+
+    def upsample(self, x: ir.Value, prefix: str) -> ir.Value:
+        """Twice the height and width by nearest neighbours, then a 3x3 convolution.
+
+        Fused, this is one transposed convolution: an output pixel sees two of the input's in each direction, so that a
+        kernel of 4x4 with a stride of 2 has the sums of the 3x3's taps that fall on the same pixel. 4/9 of the work.
+        """
+        if not self.fused:
+            scales = self.g.const(np.array([1, 1, 2, 2], np.float32))
+            nearest = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+            return self.conv(self.g.op("Resize", x, None, scales, **nearest), prefix)
+        weight = self.w.upsampling(f"{prefix}.weight")
+        return self.g.op("ConvTranspose", x, weight, self.w.stored(f"{prefix}.bias"), strides=[2, 2], pads=[1] * 4)
 
     def codebook(self) -> Array:
         """(n_embed, embed_dim), each code normalised as the quantiser does."""
@@ -121,8 +157,8 @@ def decode_graph(model: VqModel, contract: Contract, lowering: str, precision: s
     table = g.weight("quantize.unit", t.codebook, shape, precision)
     x = g.transpose(g.op("Gather", table, codes, axis=0), 0, 3, 1, 2)
     x = t.conv(t.conv(x, "post_quant_conv"), "decoder.conv_in")
-    x = t.levels(t.middle(x, "decoder.mid"), "decoder.conv_blocks")
-    x = t.conv(t.norm(x, "decoder.norm_out"), "decoder.conv_out")
+    last, _ = t.norm(t.levels(t.middle(x, "decoder.mid"), "decoder.conv_blocks"), "decoder.norm_out")
+    x = t.conv(last, "decoder.conv_out")
     return g.finish("vq_decode", spec, {"image": g.core(x)}, t.functions)
 
 
@@ -132,8 +168,8 @@ def encode_graph(model: VqModel, contract: Contract, lowering: str, precision: s
     g, spec = t.g, contract.graphs["vq_encode"]
     t.height, t.width = contract.dims.image_height, contract.dims.image_width
     x = t.conv(g.act(g.inputs(spec.inputs)["image"]), "encoder.conv_in")
-    x = t.middle(t.levels(x, "encoder.conv_blocks"), "encoder.mid")
-    x = t.conv(t.norm(x, "encoder.norm_out"), "encoder.conv_out")
+    last, _ = t.norm(t.middle(t.levels(x, "encoder.conv_blocks"), "encoder.mid"), "encoder.norm_out")
+    x = t.conv(last, "encoder.conv_out")
     features = g.transpose(g.core(t.conv(x, "quant_conv")), 0, 2, 3, 1)
     # All codes have length 1, so the nearest is the one with the largest product, whatever the feature's length.
     shape = (model.config.embed_dim, model.config.n_embed)

@@ -51,6 +51,20 @@ class Weights:
         shape = (tensor.shape[1], tensor.shape[0])
         return self._builder.weight(f"{name}.T", lambda: _array(tensor).T, shape, self._builder.precision)
 
+    def upsampling(self, name: str) -> ir.Value:
+        """A 3x3 kernel after nearest-neighbour upsampling as a transposed convolution's: (inputs, outputs, 4, 4).
+
+        Its taps are [w2, w1 + w2, w0 + w1, w0] in either direction, summed in float64.
+        """
+        tensor = self._tensors[name]
+        outputs, inputs = tensor.shape[:2]
+
+        def kernel() -> Array:
+            taps = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
+            return np.einsum("oiyx,ay,bx->ioab", _array(tensor).astype(np.float64), taps, taps, optimize=True)
+
+        return self._builder.weight(f"{name}.upsampling", kernel, (inputs, outputs, 4, 4), self._builder.precision)
+
     def decay(self, name: str) -> ir.Value:
         """-exp(A_log), always float32: half precision would lose it or overflow."""
         tensor = self._tensors[name]

@@ -129,6 +129,8 @@ typedef struct aim_group_norm_silu_params {
     const float* weight;
     const float* bias;
     void* y;
+    const void* residual; /* null, as sum: nothing is added */
+    void* sum;
     void* workspace;
     uint64_t workspace_size;
 } aim_group_norm_silu_params;

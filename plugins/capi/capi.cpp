@@ -154,6 +154,8 @@ GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
     to.weight = from.weight;
     to.bias = from.bias;
     to.y = from.y;
+    to.residual = from.residual;
+    to.sum = from.sum;
     to.workspace = from.workspace;
     to.workspace_size = static_cast<size_t>(from.workspace_size);
     return to;

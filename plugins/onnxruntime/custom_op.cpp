@@ -1,5 +1,8 @@
 #include "custom_op.h"
 
+#include <array>
+#include <utility>
+
 #include "infer_shapes.h"
 #include "kernel.h"
 #include "refusal.h"
@@ -80,9 +83,12 @@ size_t list_aliases(int** inputs, int** outputs) noexcept {
     return count;
 }
 
-constexpr decltype(OrtCustomOp::GetMayInplace) kAliases[] = {list_aliases<0>, list_aliases<1>, list_aliases<2>,
-                                                             list_aliases<3>, list_aliases<4>, list_aliases<5>, list_aliases<6>};
-static_assert(sizeof(kAliases) / sizeof(kAliases[0]) == kOperatorCount, "one for every operator");
+template <size_t... kIndices>
+constexpr auto aliases(std::index_sequence<kIndices...>) noexcept {
+    return std::array{list_aliases<static_cast<int>(kIndices)>...};
+}
+
+constexpr auto kAliases = aliases(std::make_index_sequence<kOperatorCount>());
 
 CustomOp make(const OrtApi& api, bool infers_shapes, int index) noexcept {
     CustomOp op{};

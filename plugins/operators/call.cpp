@@ -169,6 +169,10 @@ aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     return p;
 }
 
+// Of GroupNormSilu and AddGroupNormSilu: the second has a tensor more at either end of the same list.
+static_assert(int{add_group_norm_silu::bias} == int{group_norm_silu::bias});
+static_assert(int{add_group_norm_silu::y} == int{group_norm_silu::y});
+
 aim_kernels::GroupNormSiluParams group_norm_silu_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::GroupNormSiluParams p;
@@ -185,6 +189,8 @@ aim_kernels::GroupNormSiluParams group_norm_silu_params(const Call& call) noexce
     p.weight = floats(call.inputs[group_norm_silu::weight]);
     p.bias = floats(call.inputs[group_norm_silu::bias]);
     p.y = call.outputs[group_norm_silu::y];
+    p.residual = call.inputs[add_group_norm_silu::residual];
+    p.sum = call.outputs[add_group_norm_silu::sum];
     p.workspace = call.workspace;
     p.workspace_size = call.workspace_size;
     return p;
@@ -199,10 +205,15 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
-        case OperatorKind::kGroupNormSilu: return use(group_norm_silu_params(call));
+        case OperatorKind::kGroupNormSilu:
+        case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kMamba2DecodeStep: break;
     }
     return use(mamba2_decode_step_params(call));
+}
+
+bool is_group_norm(OperatorKind kind) noexcept {
+    return kind == OperatorKind::kGroupNormSilu || kind == OperatorKind::kAddGroupNormSilu;
 }
 
 }  // namespace
@@ -211,7 +222,7 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;
     const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
-    const int64_t channels = kind == OperatorKind::kGroupNormSilu ? size[kGroups] : 1;
+    const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
@@ -224,7 +235,7 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
 
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (kind == OperatorKind::kSelectiveScan) return aim_kernels::workspace_bytes(selective_scan_params(call));
-    if (kind == OperatorKind::kGroupNormSilu) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
+    if (is_group_norm(kind)) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
     return 0;
 }

@@ -40,7 +40,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -70,6 +70,10 @@ namespace group_norm_silu {
 enum Input { x, weight, bias };
 enum Output { y };
 }  // namespace group_norm_silu
+namespace add_group_norm_silu {
+enum Input { x, weight, bias, residual };
+enum Output { y, sum };
+}  // namespace add_group_norm_silu
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -315,8 +319,39 @@ constexpr OperatorRow kOperators[] = {
              {}, true},
         },
     },
+    {
+        "AddGroupNormSilu", OperatorKind::kAddGroupNormSilu,
+        4, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
+            {"silu", AttributeType::kInt, kSilu, 2, {"0", "1"}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+        },
+        4, {
+            {"x", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+            {"weight", Element::kFloat32, kOne, -1,
+             {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
+             {}},
+            {"residual", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+        },
+        2, {
+            {"y", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+            {"sum", Element::kActivation, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, true},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 7;
+constexpr int kOperatorCount = 8;
 
 }  // namespace aim_edge

@@ -21,6 +21,9 @@ struct GroupNormArgs {
     int slice = 0;    // how many of `extent` a slice has; the last may have fewer, none has none
     int columns = 0;  // channels last: vectors of a pixel
     int rows = 0;     // channels last: pixels that a block holds at a time
+    int image = 0;    // channels last: the first image of this launch
+    bool passing = false;  // channels last: the images' second reading finds them in L2; nothing stays there after it
+    bool waits = true;     // channels last: statistics wait for the kernel before; else they end after it
 };
 
 inline void set_slices(GroupNormArgs& args, int64_t slices) noexcept {
@@ -103,6 +106,23 @@ __device__ __forceinline__ auto load_raw(const T* from) {
     }
 }
 
+// A vector that is not needed again soon, lest it push out of L2 what is.
+__device__ __forceinline__ uint4 load_passing(const void* from) {
+#ifdef AIM_KERNELS_EMULATED
+    return *static_cast<const uint4*>(from);
+#else
+    return __ldcs(static_cast<const uint4*>(from));
+#endif
+}
+
+__device__ __forceinline__ void store_passing(void* to, uint4 raw) {
+#ifdef AIM_KERNELS_EMULATED
+    *static_cast<uint4*>(to) = raw;
+#else
+    __stcs(static_cast<uint4*>(to), raw);
+#endif
+}
+
 template <typename T, int VEC, typename Raw>
 __device__ __forceinline__ void unpack(const Raw& raw, float (&out)[VEC]) {
     if constexpr (VEC == 1) {
@@ -119,6 +139,19 @@ __device__ __forceinline__ void store(T* to, const float (&values)[VEC]) {
     } else {
         *reinterpret_cast<uint4*>(to) = Vec16<T>::pack(values);
     }
+}
+
+// The sum of two vectors, rounded to their type.
+template <typename T, int VEC, typename Raw>
+__device__ __forceinline__ Raw add(const Raw& a, const Raw& b) {
+    float sum[VEC], other[VEC];
+    unpack<T, VEC>(a, sum);
+    unpack<T, VEC>(b, other);
+#pragma unroll
+    for (int i = 0; i < VEC; ++i) sum[i] += other[i];
+    Raw raw;
+    store<T, VEC>(reinterpret_cast<T*>(&raw), sum);
+    return raw;
 }
 
 // What a channel's values are mapped by. float32 takes the mean off first, lest a large one cancel; 16-bit types lose
@@ -144,31 +177,42 @@ __device__ __forceinline__ void silu_all(float (&value)[VEC]) {
     for (int i = 0; i < VEC; ++i) value[i] = __fdividef(value[i], 1.0f + __expf(-value[i]));
 }
 
-template <typename T, int VEC>
+template <typename T, int VEC, bool kAdds>
 __global__ void __launch_bounds__(kFirstThreads) first_statistics(const GroupNormArgs a) {
     using Raw = decltype(load_raw<T, VEC>(nullptr));
     __shared__ float2 parts[kFirstThreads];
     const int slice = static_cast<int>(blockIdx.x) % a.slices;
     const int64_t group = static_cast<int>(blockIdx.x) / a.slices;
     const int extent = min(a.slice, a.extent - slice * a.slice), thread = static_cast<int>(threadIdx.x);
-    const T* x = static_cast<const T*>(a.p.x) + (group * a.extent + slice * a.slice) * VEC;
+    const int64_t offset = (group * a.extent + slice * a.slice) * VEC;
+    const T* x = static_cast<const T*>(a.p.x) + offset;
+    const T* residual = kAdds ? static_cast<const T*>(a.p.residual) + offset : nullptr;
+    T* sum = kAdds ? static_cast<T*>(a.p.sum) + offset : nullptr;
     wait_for_previous();
     let_next_start();
 
     Sums sums;
-    if (thread < extent) sums.pivot = to_float(x[static_cast<int64_t>(thread) * VEC]);
     for (int at = thread; at < extent; at += kFirstThreads * kAhead) {
-        Raw raw[kAhead] = {};
+        Raw raw[kAhead] = {}, other[kAdds ? kAhead : 1] = {};
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
             const int64_t here = at + u * kFirstThreads;
             if (here < extent) raw[u] = load_raw<T, VEC>(x + here * VEC);
+            if constexpr (kAdds) {
+                if (here < extent) other[u] = load_raw<T, VEC>(residual + here * VEC);
+            }
         }
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
-            if (at + u * kFirstThreads >= extent) break;
+            const int64_t here = at + u * kFirstThreads;
+            if (here >= extent) break;
+            if constexpr (kAdds) {
+                raw[u] = add<T, VEC>(raw[u], other[u]);
+                *reinterpret_cast<Raw*>(sum + here * VEC) = raw[u];
+            }
             float value[VEC];
             unpack<T, VEC>(raw[u], value);
+            if (u == 0 && at == thread) sums.pivot = value[0];
 #pragma unroll
             for (int i = 0; i < VEC; ++i) sums.add(value[i]);
         }
@@ -192,7 +236,7 @@ __global__ void __launch_bounds__(kFirstThreads) first_apply(const GroupNormArgs
     const int begin = slice * a.slice, end = min(begin + a.slice, a.extent);
     const int plane = static_cast<int>(a.p.height * a.p.width) / VEC;
     const int channel0 = static_cast<int>(group % a.p.groups) * static_cast<int>(a.p.channels / a.p.groups);
-    const T* x = static_cast<const T*>(a.p.x) + group * a.extent * VEC;
+    const T* x = static_cast<const T*>(a.p.residual == nullptr ? a.p.x : a.p.sum) + group * a.extent * VEC;
     T* y = static_cast<T*>(a.p.y) + group * a.extent * VEC;
     wait_for_previous();
     let_next_start();
@@ -222,30 +266,41 @@ __global__ void __launch_bounds__(kFirstThreads) first_apply(const GroupNormArgs
     }
 }
 
-template <typename T>
+template <typename T, bool kAdds>
 __global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNormArgs a) {
     constexpr int VEC = Vec16<T>::kSize;
     __shared__ float2 parts[kLastThreads * VEC];  // (rows, channels)
     const int slice = static_cast<int>(blockIdx.x) % a.slices;
-    const int64_t image = static_cast<int>(blockIdx.x) / a.slices;
+    const int64_t image = a.image + static_cast<int>(blockIdx.x) / a.slices;
     const int extent = min(a.slice, a.extent - slice * a.slice), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), row = thread / a.columns, column = thread % a.columns;
-    const T* x = static_cast<const T*>(a.p.x) + (image * a.extent + slice * a.slice) * channels + column * VEC;
-    wait_for_previous();
+    const int64_t offset = (image * a.extent + slice * a.slice) * channels + column * VEC;
+    const T* x = static_cast<const T*>(a.p.x) + offset;
+    const T* residual = kAdds ? static_cast<const T*>(a.p.residual) + offset : nullptr;
+    T* sum = kAdds ? static_cast<T*>(a.p.sum) + offset : nullptr;
+    if (a.waits) wait_for_previous();
     let_next_start();
 
     if (row < a.rows) {
         Sums sums[VEC];
         for (int at = row; at < extent; at += a.rows * kAhead) {
-            uint4 raw[kAhead] = {};
+            uint4 raw[kAhead] = {}, other[kAdds ? kAhead : 1] = {};
 #pragma unroll
             for (int u = 0; u < kAhead; ++u) {
                 const int64_t here = at + u * a.rows;
                 if (here < extent) raw[u] = load_raw<T, VEC>(x + here * channels);
+                if constexpr (kAdds) {
+                    if (here < extent) other[u] = load_passing(residual + here * channels);
+                }
             }
 #pragma unroll
             for (int u = 0; u < kAhead; ++u) {
-                if (at + u * a.rows >= extent) break;
+                const int64_t here = at + u * a.rows;
+                if (here >= extent) break;
+                if constexpr (kAdds) {
+                    raw[u] = add<T, VEC>(raw[u], other[u]);
+                    *reinterpret_cast<uint4*>(sum + here * channels) = raw[u];
+                }
                 float value[VEC];
                 unpack<T, VEC>(raw[u], value);
 #pragma unroll
@@ -270,6 +325,9 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNo
         });
         if (thread % 32 == 0) slices[static_cast<int64_t>(group) * a.slices] = make_float2(m.mean, m.squares);
     }
+    // The kernel before works on other images, so nothing here needed it; but whoever waits for this one takes all
+    // before it for done.
+    if (!a.waits) wait_for_previous();
 }
 
 template <typename T>
@@ -278,13 +336,13 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArg
     __shared__ float2 statistics[kLastChannels];  // of the image's groups
     const int block = static_cast<int>(gridDim.x - 1 - blockIdx.x);
     const int slice = block % a.slices;
-    const int64_t image = block / a.slices;
+    const int64_t image = a.image + block / a.slices;
     const int end = min((slice + 1) * a.slice, a.extent), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), width = channels / a.p.groups;
     const int column = thread % a.columns, row = thread / a.columns;
     int at = row < a.rows ? slice * a.slice + row : end;
     const int64_t offset = image * a.extent * channels + column * VEC;
-    const T* x = static_cast<const T*>(a.p.x) + offset;
+    const T* x = static_cast<const T*>(a.p.residual == nullptr ? a.p.x : a.p.sum) + offset;
     T* y = static_cast<T*>(a.p.y) + offset;
     wait_for_previous();
     let_next_start();
@@ -305,7 +363,8 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArg
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
             const int64_t here = at + u * a.rows;
-            if (here < end) raw[u] = load_raw<T, VEC>(x + here * channels);
+            if (here >= end) break;
+            raw[u] = a.passing ? load_passing(x + here * channels) : load_raw<T, VEC>(x + here * channels);
         }
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
@@ -316,7 +375,11 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArg
 #pragma unroll
             for (int i = 0; i < VEC; ++i) value[i] = affine[i].of(value[i]);
             if (a.p.silu) silu_all(value);
-            store<T, VEC>(y + here * channels, value);
+            if (a.passing) {
+                store_passing(y + here * channels, Vec16<T>::pack(value));
+            } else {
+                store<T, VEC>(y + here * channels, value);
+            }
         }
     }
 }

@@ -28,9 +28,14 @@ Status launch_first(const GroupNormSiluParams& p, cudaStream_t stream) noexcept 
     args.extent = static_cast<int>(p.channels / p.groups * p.height * p.width) / VEC;
     set_slices(args, std::min({kMostSlices, ceil_div(kMostBlocks, groups), ceil_div(args.extent, kFirstThreads * 2)}));
     const int64_t blocks = groups * args.slices;
-    AIM_CHECK(launch_dependent(kOp, first_statistics<T, VEC>, blocks, kFirstThreads, stream, args));
+    const auto statistics = p.residual == nullptr ? first_statistics<T, VEC, false> : first_statistics<T, VEC, true>;
+    AIM_CHECK(launch_dependent(kOp, statistics, blocks, kFirstThreads, stream, args));
     return launch_dependent(kOp, first_apply<T, VEC>, blocks, kFirstThreads, stream, args);
 }
+
+// Images that are read twice from L2 rather than from memory: kPassing bytes of them at a time, and the statistics of the
+// next ones are taken while these are applied.
+constexpr int64_t kPassing = 16 << 20;
 
 template <typename T>
 Status launch_last(const GroupNormSiluParams& p, cudaStream_t stream) noexcept {
@@ -38,10 +43,20 @@ Status launch_last(const GroupNormSiluParams& p, cudaStream_t stream) noexcept {
     args.extent = static_cast<int>(p.height * p.width);
     args.columns = static_cast<int>(p.channels) / Vec16<T>::kSize;
     args.rows = kLastThreads / args.columns;
-    set_slices(args, std::min({kMostSlices, ceil_div(kMostBlocks, p.batch), ceil_div(args.extent, args.rows * 2)}));
-    const int64_t blocks = p.batch * args.slices;
-    AIM_CHECK(launch_dependent(kOp, last_statistics<T>, blocks, kLastThreads, stream, args));
-    return launch_dependent(kOp, last_apply<T>, blocks, kLastThreads, stream, args);
+    const int64_t bytes = args.extent * p.channels * static_cast<int64_t>(sizeof(T));
+    args.passing = bytes * p.batch > 2 * kPassing;
+    const int64_t images = args.passing ? std::max(kPassing / bytes, int64_t{1}) : p.batch;
+    const int64_t wanted = ceil_div(args.passing ? kMostSlices : kMostBlocks, images);
+    set_slices(args, std::min({kMostSlices, wanted, ceil_div(args.extent, args.rows * 2)}));
+    const auto statistics = p.residual == nullptr ? last_statistics<T, false> : last_statistics<T, true>;
+    for (int64_t image = 0; image < p.batch; image += images) {
+        const int64_t blocks = std::min(images, p.batch - image) * args.slices;
+        args.image = static_cast<int>(image);
+        args.waits = image == 0;
+        AIM_CHECK(launch_dependent(kOp, statistics, blocks, kLastThreads, stream, args));
+        AIM_CHECK(launch_dependent(kOp, last_apply<T>, blocks, kLastThreads, stream, args));
+    }
+    return Status::kSuccess;
 }
 
 template <typename T>
@@ -88,7 +103,7 @@ Status validate_shapes(const GroupNormSiluParams& p) noexcept {
 }
 
 size_t workspace_bytes(const GroupNormSiluParams& p) noexcept {
-    return sizeof(float2) * static_cast<size_t>(p.groups) * static_cast<size_t>(kMostBlocks + p.batch);
+    return sizeof(float2) * static_cast<size_t>(p.groups) * static_cast<size_t>(kMostSlices * p.batch);
 }
 
 Status validate(const GroupNormSiluParams& p) noexcept {
@@ -101,6 +116,10 @@ Status validate(const GroupNormSiluParams& p) noexcept {
     AIM_CHECK(check_aligned_16(kOp, "x", p.x));
     AIM_CHECK(check_aligned_16(kOp, "y", p.y));
     AIM_CHECK(check_aligned_16(kOp, "workspace", p.workspace));
+    if (p.residual != nullptr) AIM_CHECK(check_pointer(kOp, "sum", p.sum));
+    if (p.sum != nullptr) AIM_CHECK(check_pointer(kOp, "residual", p.residual));
+    AIM_CHECK(check_aligned_16(kOp, "residual", p.residual));
+    AIM_CHECK(check_aligned_16(kOp, "sum", p.sum));
     if (p.workspace_size >= workspace_bytes(p)) return Status::kSuccess;
     return fail(Status::kWorkspaceTooSmall, "%s: the workspace has %zu bytes; these sizes need %zu", kOp,
                 p.workspace_size, workspace_bytes(p));

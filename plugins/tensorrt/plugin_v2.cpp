@@ -171,13 +171,8 @@ void PluginV2::serialize(void* buffer) const noexcept {
 }
 
 CreatorInterface* const* creators(int32_t& count) noexcept {
-    static CreatorV2 made[] = {CreatorV2(kOperators[0]), CreatorV2(kOperators[1]), CreatorV2(kOperators[2]),
-                               CreatorV2(kOperators[3]), CreatorV2(kOperators[4]), CreatorV2(kOperators[5]),
-                               CreatorV2(kOperators[6])};
-    static_assert(kOperatorCount == 7, "one creator an operator");
-    static CreatorInterface* const list[] = {&made[0], &made[1], &made[2], &made[3], &made[4], &made[5], &made[6]};
     count = kOperatorCount;
-    return list;
+    return list_creators<CreatorV2>(std::make_index_sequence<kOperatorCount>());
 }
 
 }  // namespace aim_edge

@@ -114,13 +114,8 @@ const nvinfer1::PluginFieldCollection* PluginV3::getFieldsToSerialize() noexcept
 }
 
 CreatorInterface* const* creators(int32_t& count) noexcept {
-    static CreatorV3 made[] = {CreatorV3(kOperators[0]), CreatorV3(kOperators[1]), CreatorV3(kOperators[2]),
-                               CreatorV3(kOperators[3]), CreatorV3(kOperators[4]), CreatorV3(kOperators[5]),
-                               CreatorV3(kOperators[6])};
-    static_assert(kOperatorCount == 7, "one creator an operator");
-    static CreatorInterface* const list[] = {&made[0], &made[1], &made[2], &made[3], &made[4], &made[5], &made[6]};
     count = kOperatorCount;
-    return list;
+    return list_creators<CreatorV3>(std::make_index_sequence<kOperatorCount>());
 }
 
 }  // namespace aim_edge

@@ -63,28 +63,33 @@ class ImageGraph:
             EngineError, DeviceMemoryError.
         """
         with self._lock:
-            return np.concatenate([self._pixels(part, kernels) for part in self._parts(codes)])
+            _, channels, height, width = tensor_shape(self._output, 1)
+            pixels = np.empty((len(codes), height, width, channels), np.uint8)
+            for i in range(0, len(codes), self.largest):
+                self._pixels(codes[i : i + self.largest], pixels[i : i + self.largest], kernels)
+            return pixels
 
     def _parts(self, array: Array) -> list[Array]:
         return [array[i : i + self.largest] for i in range(0, len(array), self.largest)] or [array]
 
-    def _pixels(self, codes: Array, kernels: Kernels) -> Image8:
+    def _pixels(self, codes: Array, result: Image8, kernels: Kernels) -> None:
         arena, stream = self._enqueue(codes)
         batch, channels, height, width = tensor_shape(self._output, len(codes))
         stream.zero(arena.at["status"], 4 * batch)
         addresses = {"image": arena.at["output"], "pixels": arena.at["pixels"], "status": arena.at["status"]}
         params = ImageParams(batch=batch, channels=channels, height=height, width=width, **addresses)
         kernels.image_to_uint8(params, stream)
-        pixels = self._pinned[0].view((batch, height, width, channels), "uint8")
+        pixels = self._pinned[0].view(result.shape, "uint8")
         status = self._pinned[1].view((batch,), "int32")
         stream.copy_out(pixels, arena.at["pixels"])
         stream.copy_out(status, arena.at["status"])
+        result.fill(0)  # new memory is given a page at a time, on the first touch: meanwhile, rather than after
         stream.synchronize()
         if status.any():
             raise NonFiniteError(
                 f"decoded image {int(np.flatnonzero(status)[0])} holds NaN or infinity; export vq_decode in float32"
             )
-        return np.array(pixels, np.uint8)
+        result[:] = pixels
 
     def _enqueue(self, part: Array) -> tuple[Arena, Stream]:
         """Enqueues the engine for one part; its output begins at "output"."""

@@ -89,7 +89,7 @@ class GroupNormSiluParams(Params):
         *_each(c_int32, "groups layout dtype silu"),
         ("eps", c_float),
         ("reserved", c_int32),
-        *_each(c_void_p, "x weight bias y workspace"),
+        *_each(c_void_p, "x weight bias y residual sum workspace"),
         ("workspace_size", c_uint64),
     ]
 

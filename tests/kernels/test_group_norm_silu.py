@@ -28,6 +28,7 @@ class GroupNormCase:
     mean: float = 0.5
     magnitude: float = 1.0
     in_place: bool = False
+    adds: bool = False
     dtype: int = FLOAT32
 
     @property
@@ -63,6 +64,9 @@ FACTORS: list[dict[str, Any]] = [
     {"magnitude": 1e-3, "eps": 1e-12},
     {"eps": 0.1},
     {"in_place": True},
+    {"adds": True},
+    {"adds": True, "in_place": True},
+    {"adds": True, "height": 16, "width": 16, "channels": 64, "groups": 32},
 ]
 LAYOUTS = [{"channels_last": last} for last in (False, True)]
 CASES = [BASE.but(dtype=dtype, **factor, **layout) for factor in FACTORS for layout in LAYOUTS
@@ -71,6 +75,9 @@ CASES = [BASE.but(dtype=dtype, **factor, **layout) for factor in FACTORS for lay
 CASES += [BASE.but(mean=100.0, height=64, width=48, **layout) for layout in LAYOUTS]
 CASES += [BASE.but(batch=2, channels=128, groups=32, height=256, width=256, dtype=FLOAT16, **layout)
           for layout in LAYOUTS]  # fmt: skip
+# More than L2 is given at a time, so that images go through it in turns; the last turn has fewer.
+CASES += [BASE.but(batch=9, channels=512, groups=32, height=64, width=64, dtype=FLOAT16, channels_last=True, adds=adds)
+          for adds in (False, True)]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -89,8 +96,19 @@ def test_matches_the_reference(device: Device, case: GroupNormCase) -> None:
     )  # fmt: skip
     params.workspace_size = device.library.workspace("group_norm_silu", params)
     params.workspace = device.scratch(params.workspace_size).pointer
+    sum_out = None
+    if case.adds:  # in place: the sum over the residual
+        other = rounded(rng.standard_normal(shape) * case.magnitude, case.dtype)
+        residual = device.array(np.ascontiguousarray(other.transpose(order)), case.dtype)
+        sum_out = residual if case.in_place else device.empty(tuple(shape[i] for i in order), case.dtype)
+        params.residual, params.sum = residual.pointer, sum_out.pointer
     device.run("group_norm_silu", params)
 
+    if sum_out is not None:
+        found = decode(sum_out.read())
+        x = rounded(x + other, case.dtype)
+        assert relative_error(found, x.transpose(order)) <= BOUND[case.dtype]
+        x = found.transpose(np.argsort(order))  # the norm is of what was written
     expected = reference.group_norm_silu(x, weight, bias, case.groups, case.eps, case.silu)
     assert relative_error(decode(y.read()), expected.transpose(order)) <= BOUND[case.dtype]
 

@@ -44,6 +44,8 @@ REFUSED = [
     ("group_norm_silu", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
     ("group_norm_silu", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("group_norm_silu", "bias", None, abi.NULL_POINTER, ["bias is null"]),
+    ("group_norm_silu", "residual", SOME, abi.NULL_POINTER, ["sum is null"]),
+    ("group_norm_silu", "sum", SOME, abi.NULL_POINTER, ["residual is null"]),
     ("group_norm_silu", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes"]),
     ("linear", "in_features", 12, abi.UNSUPPORTED_SHAPE, ["in_features is 12", "steps of 8"]),
     ("linear", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),

@@ -55,7 +55,7 @@ def test_norms(graph: str, lowering: str, tmp_path: Path) -> None:
     side = model.decoder if graph == "vq_decode" else model.encoder
     norms = [module for module in side.modules() if isinstance(module, torch.nn.GroupNorm)]
     nodes = onnx.load(bundle.path / f"{graph}.onnx").graph.node
-    own = [node for node in nodes if node.op_type == "GroupNormSilu"]
+    own = [node for node in nodes if node.op_type in ("GroupNormSilu", "AddGroupNormSilu")]
     native = [node for node in nodes if node.op_type == "InstanceNormalization"]
     assert len(native) == (len(norms) if lowering.startswith("onnx") else 0)
     assert len(own) == (len(norms) if lowering == "plugin-fused" else 0)
@@ -66,3 +66,14 @@ def test_norms(graph: str, lowering: str, tmp_path: Path) -> None:
         plain = sum(node.op_type == "Sigmoid" for node in nodes)
         attentions = sum(hasattr(module, "proj_out") for module in side.modules())
         assert (silu.count(0), plain) == (attentions, 0)
+
+
+def test_what_the_fused_lowering_leaves_to_its_operators(tmp_path: Path) -> None:
+    """Sums before norms are the norms'; upsampling and its convolution are one."""
+    bundle, model = export(tmp_path, "plugin-fused")
+    kinds = [node.op_type for node in onnx.load(bundle.path / "vq_decode.onnx").graph.node]
+    ups = sum(hasattr(module, "upsample") and module.upsample is not None for module in model.decoder.modules())
+    assert kinds.count("ConvTranspose") == ups > 0
+    assert "Resize" not in kinds
+    assert kinds.count("Add") == ups  # of the block before it: no norm follows
+    assert kinds.count("AddGroupNormSilu") > 0

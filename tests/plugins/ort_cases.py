@@ -90,6 +90,7 @@ def all_cases() -> list[Case]:
         cases.append(make_case("Linear", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32", silu=0))
+        cases.append(make_case("AddGroupNormSilu", activations, "float32"))
         for states in ("float32", "float16"):
             types = (activations, states)
             cases += [
@@ -201,17 +202,24 @@ def _step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.mamba2_decode_step(**f, ngroups=case.attributes["ngroups"], eps=case.attributes["eps"]))
 
 
+def _group_norm(case: Case, **f: NDArray[np.float64]) -> NDArray[np.float64]:
+    eps, silu = case.attributes["eps"], bool(case.attributes["silu"])
+    return reference.group_norm_silu(**f, groups=case.attributes["groups"], eps=eps, apply_silu=silu)
+
+
+def _add_group_norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    total = rounded((f["x"] + f["residual"]).astype(np.float32), case.activations).astype(np.float64)
+    return [_group_norm(case, x=total, weight=f["weight"], bias=f["bias"]), total]
+
+
 _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "CausalConv1d": _conv,
     "SelectiveScan": _scan,
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
     "AdaLnNorm": _ada_ln,
-    "GroupNormSilu": lambda case, f: [
-        reference.group_norm_silu(
-            **f, groups=case.attributes["groups"], eps=case.attributes["eps"], apply_silu=bool(case.attributes["silu"])
-        )
-    ],
+    "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],
+    "AddGroupNormSilu": _add_group_norm,
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }
 

@@ -45,6 +45,12 @@ VALID: dict[str, list[Field]] = {
         ("silu", "int32", 1),
         ("eps", "float32", 1e-6),
     ],
+    "AddGroupNormSilu": [
+        ("aim_edge_version", "int32", 1),
+        ("groups", "int64", 32),
+        ("silu", "int32", 1),
+        ("eps", "float32", 1e-6),
+    ],
     "Linear": [("aim_edge_version", "int32", 1)],
     "Mamba2DecodeStep": [
         ("aim_edge_version", "int64", 1),

@@ -192,6 +192,24 @@ inline Case group_norm_case(const char* name, DataType type, int64_t batch, int6
     return made;
 }
 
+inline Case add_group_norm_case(const char* name, DataType type, int64_t batch, int64_t channels, int64_t side,
+                                int64_t groups, bool channels_last = false) {
+    Case made = group_norm_case(name, type, batch, channels, side, groups, channels_last);
+    made.op = "AddGroupNormSilu";
+    made.inputs.push_back(Draw(18).normal("residual", type, made.inputs[0].shape));
+    made.inputs[3].channels_last = channels_last;
+    made.bounds = {bound_of(type), bound_of(type)};
+    made.aliases = {-1, -1};
+    const auto& in = made.inputs;
+    Tensor sum{"sum", type, in[0].shape, in[0].values};
+    for (size_t i = 0; i < sum.values.size(); ++i) sum.values[i] += in[3].values[i];
+    sum.channels_last = channels_last;
+    made.outputs[0].values = reference::group_norm_silu(channels, side * side, groups, 1e-6f, sum.values, in[1].values,
+                                                        in[2].values);
+    made.outputs.push_back(sum);
+    return made;
+}
+
 inline Case step_case(const char* name, Types types, reference::ScanSizes n, int64_t d_conv, bool masked) {
     Draw draw(14);
     const int64_t inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;

@@ -33,8 +33,10 @@ inline std::vector<Case> all_cases() {
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(linear_case(name, types.activations, 3, 96, 40));
         cases.push_back(group_norm_case(name, types.activations, 2, 48, 9, 3));
+        cases.push_back(add_group_norm_case(name, types.activations, 2, 48, 9, 3));
     }
     cases.push_back(group_norm_case("channels last", f16, 2, 48, 9, 3, true));
+    cases.push_back(add_group_norm_case("channels last", f16, 2, 48, 9, 3, true));
     cases.push_back(group_norm_case("channels last, a large image", f16, 1, 128, small ? 24 : 256, 32, true));
     cases.push_back(conv_case("one step, no activation, masked", single, {4, 1, 40, 3}, false, true));
     cases.push_back(scan_case("one step, gate, masked", half, {4, 1, heads, 32, state, 1, false, true}, true, true));

@@ -2,6 +2,9 @@
 //
 //   y = (x - mean) / sqrt(variance + eps) * weight + bias        silu: y * sigmoid(y)
 //
+// With a residual, x is first added to it, the sum is rounded to the type of x and written, and the norm is that of what
+// was written.
+//
 // Mean and variance are those of an image's group: channels / groups channels that follow one another. They are taken
 // in float32, so that neither a half's range nor a mean that is large beside the deviation spoils them.
 #pragma once
@@ -32,6 +35,8 @@ struct GroupNormSiluParams {
     const float* weight = nullptr;         // (channels)
     const float* bias = nullptr;           // (channels)
     void* y = nullptr;                     // may be x
+    const void* residual = nullptr;        // as x, or null: nothing is added
+    void* sum = nullptr;                   // as x; may be x or residual, but not y. Null if and only if residual is
 
     void* workspace = nullptr;             // 16-byte aligned
     size_t workspace_size = 0;             // at least workspace_bytes
