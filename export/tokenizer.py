@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import onnx_ir as ir
 
@@ -16,7 +18,7 @@ from .weights import Weights
 _EPS = 1e-6
 
 # Where `plugin-fused` has a sum that the next norm is to take, its two parts.
-Value = ir.Value | tuple[ir.Value, ir.Value]
+Value: TypeAlias = ir.Value | tuple[ir.Value, ir.Value]
 
 
 class _Tokenizer:

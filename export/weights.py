@@ -61,7 +61,8 @@ class Weights:
 
         def kernel() -> Array:
             taps = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float64)
-            return np.einsum("oiyx,ay,bx->ioab", _array(tensor).astype(np.float64), taps, taps, optimize=True)
+            summed: Array = np.einsum("oiyx,ay,bx->ioab", _array(tensor).astype(np.float64), taps, taps, optimize=True)
+            return summed
 
         return self._builder.weight(f"{name}.upsampling", kernel, (inputs, outputs, 4, 4), self._builder.precision)
 

@@ -21,9 +21,6 @@ struct GroupNormArgs {
     int slice = 0;    // how many of `extent` a slice has; the last may have fewer, none has none
     int columns = 0;  // channels last: vectors of a pixel
     int rows = 0;     // channels last: pixels that a block holds at a time
-    int image = 0;    // channels last: the first image of this launch
-    bool passing = false;  // channels last: the images' second reading finds them in L2; nothing stays there after it
-    bool waits = true;     // channels last: statistics wait for the kernel before; else they end after it
 };
 
 inline void set_slices(GroupNormArgs& args, int64_t slices) noexcept {
@@ -112,14 +109,6 @@ __device__ __forceinline__ uint4 load_passing(const void* from) {
     return *static_cast<const uint4*>(from);
 #else
     return __ldcs(static_cast<const uint4*>(from));
-#endif
-}
-
-__device__ __forceinline__ void store_passing(void* to, uint4 raw) {
-#ifdef AIM_KERNELS_EMULATED
-    *static_cast<uint4*>(to) = raw;
-#else
-    __stcs(static_cast<uint4*>(to), raw);
 #endif
 }
 
@@ -266,21 +255,16 @@ __global__ void __launch_bounds__(kFirstThreads) first_apply(const GroupNormArgs
     }
 }
 
+// Channels last: the moments of a slice of an image, to the workspace. With a residual, writes the sum.
 template <typename T, bool kAdds>
-__global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNormArgs a) {
+__device__ __forceinline__ void last_statistics_of(const GroupNormArgs& a, int64_t image, int slice, float2* parts) {
     constexpr int VEC = Vec16<T>::kSize;
-    __shared__ float2 parts[kLastThreads * VEC];  // (rows, channels)
-    const int slice = static_cast<int>(blockIdx.x) % a.slices;
-    const int64_t image = a.image + static_cast<int>(blockIdx.x) / a.slices;
     const int extent = min(a.slice, a.extent - slice * a.slice), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), row = thread / a.columns, column = thread % a.columns;
     const int64_t offset = (image * a.extent + slice * a.slice) * channels + column * VEC;
     const T* x = static_cast<const T*>(a.p.x) + offset;
     const T* residual = kAdds ? static_cast<const T*>(a.p.residual) + offset : nullptr;
     T* sum = kAdds ? static_cast<T*>(a.p.sum) + offset : nullptr;
-    if (a.waits) wait_for_previous();
-    let_next_start();
-
     if (row < a.rows) {
         Sums sums[VEC];
         for (int at = row; at < extent; at += a.rows * kAhead) {
@@ -325,28 +309,18 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNo
         });
         if (thread % 32 == 0) slices[static_cast<int64_t>(group) * a.slices] = make_float2(m.mean, m.squares);
     }
-    // The kernel before works on other images, so nothing here needed it; but whoever waits for this one takes all
-    // before it for done.
-    if (!a.waits) wait_for_previous();
 }
 
+// Channels last: applies an image's statistics to a slice of it.
 template <typename T>
-__global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArgs a) {
+__device__ __forceinline__ void last_apply_to(const GroupNormArgs& a, int64_t image, int slice, float2* statistics) {
     constexpr int VEC = Vec16<T>::kSize;
-    __shared__ float2 statistics[kLastChannels];  // of the image's groups
-    const int block = static_cast<int>(gridDim.x - 1 - blockIdx.x);
-    const int slice = block % a.slices;
-    const int64_t image = a.image + block / a.slices;
     const int end = min((slice + 1) * a.slice, a.extent), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), width = channels / a.p.groups;
     const int column = thread % a.columns, row = thread / a.columns;
-    int at = row < a.rows ? slice * a.slice + row : end;
     const int64_t offset = image * a.extent * channels + column * VEC;
     const T* x = static_cast<const T*>(a.p.residual == nullptr ? a.p.x : a.p.sum) + offset;
     T* y = static_cast<T*>(a.p.y) + offset;
-    wait_for_previous();
-    let_next_start();
-
     for (int group = thread / 32; group < a.p.groups; group += kLastThreads / 32) {
         const float2 merged = merge_slices(a, image * a.p.groups + group, width);
         if (thread % 32 == 0) statistics[group] = merged;
@@ -358,13 +332,12 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArg
         const int channel = column * VEC + i;
         affine[i].set(statistics[channel / width], a.p.weight[channel], a.p.bias[channel]);
     }
-    for (; at < end; at += a.rows * kAhead) {
+    for (int at = row < a.rows ? slice * a.slice + row : end; at < end; at += a.rows * kAhead) {
         uint4 raw[kAhead] = {};
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
             const int64_t here = at + u * a.rows;
-            if (here >= end) break;
-            raw[u] = a.passing ? load_passing(x + here * channels) : load_raw<T, VEC>(x + here * channels);
+            if (here < end) raw[u] = load_raw<T, VEC>(x + here * channels);
         }
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
@@ -375,13 +348,28 @@ __global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArg
 #pragma unroll
             for (int i = 0; i < VEC; ++i) value[i] = affine[i].of(value[i]);
             if (a.p.silu) silu_all(value);
-            if (a.passing) {
-                store_passing(y + here * channels, Vec16<T>::pack(value));
-            } else {
-                store<T, VEC>(y + here * channels, value);
-            }
+            store<T, VEC>(y + here * channels, value);
         }
     }
+}
+
+template <typename T, bool kAdds>
+__global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNormArgs a) {
+    __shared__ float2 parts[kLastThreads * Vec16<T>::kSize];  // (rows, channels)
+    wait_for_previous();
+    let_next_start();
+    const int block = static_cast<int>(blockIdx.x);
+    last_statistics_of<T, kAdds>(a, block / a.slices, block % a.slices, parts);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArgs a) {
+    __shared__ float2 statistics[kLastChannels];  // of the image's groups
+    // From the end: what the first kernel read last is still in L2.
+    const int block = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+    wait_for_previous();
+    let_next_start();
+    last_apply_to<T>(a, block / a.slices, block % a.slices, statistics);
 }
 
 }  // namespace detail

@@ -19,6 +19,8 @@ constexpr const char* kOp = "group_norm_silu";
 // multiprocessors: the results are then the same everywhere, and an engine's workspace fits where it was not built.
 constexpr int64_t kMostSlices = 132;  // of an image, or with channels first of a group
 constexpr int64_t kMostBlocks = 8 * kMostSlices;
+// With channels last a block has much to do before its first and after its last pixel: as many as fit at once.
+constexpr int64_t kLastBlocks = 2 * kMostSlices;
 constexpr int kMostElements = 1 << 30;  // of an image, whose index a thread may count past
 
 template <typename T, int VEC>
@@ -33,30 +35,18 @@ Status launch_first(const GroupNormSiluParams& p, cudaStream_t stream) noexcept 
     return launch_dependent(kOp, first_apply<T, VEC>, blocks, kFirstThreads, stream, args);
 }
 
-// Images that are read twice from L2 rather than from memory: kPassing bytes of them at a time, and the statistics of the
-// next ones are taken while these are applied.
-constexpr int64_t kPassing = 16 << 20;
-
 template <typename T>
 Status launch_last(const GroupNormSiluParams& p, cudaStream_t stream) noexcept {
     GroupNormArgs args{p};
     args.extent = static_cast<int>(p.height * p.width);
     args.columns = static_cast<int>(p.channels) / Vec16<T>::kSize;
     args.rows = kLastThreads / args.columns;
-    const int64_t bytes = args.extent * p.channels * static_cast<int64_t>(sizeof(T));
-    args.passing = bytes * p.batch > 2 * kPassing;
-    const int64_t images = args.passing ? std::max(kPassing / bytes, int64_t{1}) : p.batch;
-    const int64_t wanted = ceil_div(args.passing ? kMostSlices : kMostBlocks, images);
+    const int64_t wanted = std::max(kLastBlocks / p.batch, int64_t{1});
     set_slices(args, std::min({kMostSlices, wanted, ceil_div(args.extent, args.rows * 2)}));
+    const int64_t blocks = p.batch * args.slices;
     const auto statistics = p.residual == nullptr ? last_statistics<T, false> : last_statistics<T, true>;
-    for (int64_t image = 0; image < p.batch; image += images) {
-        const int64_t blocks = std::min(images, p.batch - image) * args.slices;
-        args.image = static_cast<int>(image);
-        args.waits = image == 0;
-        AIM_CHECK(launch_dependent(kOp, statistics, blocks, kLastThreads, stream, args));
-        AIM_CHECK(launch_dependent(kOp, last_apply<T>, blocks, kLastThreads, stream, args));
-    }
-    return Status::kSuccess;
+    AIM_CHECK(launch_dependent(kOp, statistics, blocks, kLastThreads, stream, args));
+    return launch_dependent(kOp, last_apply<T>, blocks, kLastThreads, stream, args);
 }
 
 template <typename T>
@@ -103,7 +93,7 @@ Status validate_shapes(const GroupNormSiluParams& p) noexcept {
 }
 
 size_t workspace_bytes(const GroupNormSiluParams& p) noexcept {
-    return sizeof(float2) * static_cast<size_t>(p.groups) * static_cast<size_t>(kMostSlices * p.batch);
+    return sizeof(float2) * static_cast<size_t>(p.groups) * static_cast<size_t>(kMostBlocks + p.batch);
 }
 
 Status validate(const GroupNormSiluParams& p) noexcept {

@@ -37,9 +37,6 @@ __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) 
     const int features = static_cast<int>(min(static_cast<int64_t>(BLOCK_FEATURES), p.out_features - feature0));
     const T* weight = static_cast<const T*>(p.weight) + feature0 * k_count;
     if (tid == 0) prefetch_to_l2(weight, static_cast<unsigned>(features * k_count * sizeof(T)));
-    wait_for_previous();
-    let_next_start();
-
     const T* x = static_cast<const T*>(p.x) + row0 * k_count;
     const int rows = static_cast<int>(min(static_cast<int64_t>(NT * 8), p.rows - row0));
     const int chunks = static_cast<int>((k_count + kChunk - 1) / kChunk);
@@ -54,10 +51,8 @@ __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) 
     }
     const T* mine = x + g * k_count + q * 8;
     const uint4 zero = make_uint4(0, 0, 0, 0);
-
-    float sum[MT][NT][4] = {};
-    for (int first = warp; first < chunks; first += WARPS * AHEAD) {
-        uint4 w[AHEAD][MT][2];
+    uint4 w[AHEAD][MT][2];
+    const auto load_weights = [&](int first) {
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             const int at = (first + i * WARPS) * kChunk;
@@ -68,6 +63,14 @@ __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) 
                 w[i][m][1] = inside ? *reinterpret_cast<const uint4*>(line[m][1] + at) : zero;
             }
         }
+    };
+    load_weights(warp);  // the header says who may have written them
+    wait_for_previous();
+    let_next_start();
+
+    float sum[MT][NT][4] = {};
+    for (int first = warp; first < chunks; first += WARPS * AHEAD) {
+        if (first != warp) load_weights(first);
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             const int at = (first + i * WARPS) * kChunk;

@@ -108,10 +108,6 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
     }
     const int head = block % a.nheads;
     const int64_t row = block / a.nheads;
-    wait_for_previous();
-    let_next_start();
-    if (row_is_inactive(a.active, row)) return;
-
     const int tid = static_cast<int>(threadIdx.x);
     const int lane = tid % kLanes;
     const int group = tid / kLanes;
@@ -124,6 +120,30 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
     const int d_inner = a.nheads * a.headdim;
     const int bc_width = a.ngroups * a.d_state;
     const int64_t window_row = row * (d_inner + 2 * bc_width) * (a.d_conv - 1);
+
+    // This thread's first vector; from it to the others, steps that are one sum a row and constants within a row.
+    const int64_t thread_at = state_at + group * a.d_state + lane * VEC;
+    const int64_t row_step = static_cast<int64_t>(kGroups) * a.d_state;
+    const int p_loaded = a.state_in != nullptr ? p_count : 0;
+    const int p_stored = a.state_out != nullptr ? p_count : 0;
+    uint4 state[R][ITER];
+    const auto load_state = [&] {
+        const StateT* from = static_cast<const StateT*>(a.state_in) + thread_at;
+#pragma unroll
+        for (int r = 0; r < R; ++r, from += row_step) {
+#pragma unroll
+            for (int i = 0; i < ITER; ++i) {
+                state[r][i] = make_uint4(0, 0, 0, 0);
+                if (group + r * kGroups < p_loaded && lane + i * kLanes < vectors) {
+                    state[r][i] = *reinterpret_cast<const uint4*>(from + i * kLanes * VEC);
+                }
+            }
+        }
+    };
+    if (FUSED && a.early) load_state();  // the header says who may have written it
+    wait_for_previous();
+    let_next_start();
+    if (row_is_inactive(a.active, row)) return;
 
     // What a head has once, by one thread: as values that all threads share, the compiler moves them to uniform
     // registers as they arrive, and waits for that before it sends the state's loads.
@@ -153,23 +173,7 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
         if (a.z != nullptr) z_bits = load_bits(a.z, a.dtype, row * a.z_row_stride + x_at);
     }
 
-    // This thread's first vector; from it to the others, steps that are one sum a row and constants within a row.
-    const int64_t thread_at = state_at + group * a.d_state + lane * VEC;
-    const int64_t row_step = static_cast<int64_t>(kGroups) * a.d_state;
-    const int p_loaded = a.state_in != nullptr ? p_count : 0;
-    const int p_stored = a.state_out != nullptr ? p_count : 0;
-    uint4 state[R][ITER];
-    const StateT* from = static_cast<const StateT*>(a.state_in) + thread_at;
-#pragma unroll
-    for (int r = 0; r < R; ++r, from += row_step) {
-#pragma unroll
-        for (int i = 0; i < ITER; ++i) {
-            state[r][i] = make_uint4(0, 0, 0, 0);
-            if (group + r * kGroups < p_loaded && lane + i * kLanes < vectors) {
-                state[r][i] = *reinterpret_cast<const uint4*>(from + i * kLanes * VEC);
-            }
-        }
-    }
+    if (!FUSED || !a.early) load_state();
 
     if (tid == 0) {
         float dt = value_of(dt_bits, a.dtype) + dt_bias;
@@ -247,6 +251,9 @@ Status launch_sized(const char* op, StepArgs& args, bool fused, int sm_count, cu
     args.group_heads = args.nheads / args.ngroups;
     args.p_tiles = static_cast<int32_t>(ceil_div(args.headdim, args.p_tile));
     const int64_t blocks = args.rows * args.nheads * args.p_tiles;
+    // Where all blocks are there at once they have nothing better to do before the wait. Where they follow one another,
+    // the inputs, which are needed first, should not queue behind the state.
+    args.early = blocks <= 4 * static_cast<int64_t>(sm_count);
     return fused ? launch_dependent(op, step_kernel<StateT, ITER, R, true>, blocks, kThreads, stream, args)
                  : launch_dependent(op, step_kernel<StateT, ITER, R, false>, blocks, kThreads, stream, args);
 }

@@ -15,7 +15,9 @@ struct LinearParams {
 
     // All dense; x and weight 16-byte aligned.
     const void* x = nullptr;               // (rows, in_features)
-    const void* weight = nullptr;          // (out_features, in_features)
+    // (out_features, in_features). Read while the kernel before still runs, where that is of this library: it may not be
+    // what writes them.
+    const void* weight = nullptr;
     void* y = nullptr;                     // (rows, out_features); must not overlap x
 };
 

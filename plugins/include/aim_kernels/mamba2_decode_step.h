@@ -31,7 +31,9 @@ struct Mamba2DecodeStepParams {
 
     const void* conv_state_in = nullptr;   // (rows, conv_dim, d_conv - 1)
     void* conv_state_out = nullptr;        // same shape; may be conv_state_in
-    const void* ssm_state_in = nullptr;    // (rows, nheads, headdim, d_state), 16-byte aligned
+    // (rows, nheads, headdim, d_state), 16-byte aligned. Read while the kernel before still runs, where that is of this
+    // library: of those only this operator's own may be what wrote it.
+    const void* ssm_state_in = nullptr;
     void* ssm_state_out = nullptr;         // same shape and alignment; may be ssm_state_in
     void* out = nullptr;                   // (rows, d_inner): what out_proj takes
     int64_t out_row_stride = 0;            // elements
