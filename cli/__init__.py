@@ -39,6 +39,8 @@ _EXTRAS = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx_bindings": "tensorrt-rtx",
     "torch_fidelity": "quality",
+    "c2pa": "c2pa",
+    "cryptography": "c2pa",
 }
 
 

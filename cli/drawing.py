@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from aim_edge.runtime import Generator, Manifest
     from aim_edge.runtime.provenance import Provenance
 
+    from .signing import Signer
+
     Images = NDArray[np.uint8]
 
 # A grid larger than this is no picture to look at; the files are all there.
@@ -73,6 +75,7 @@ class Order:
         sampling: seed, guidance_scale, temperature, top_k, top_p as `Generator.stream` takes them.
         prefix: (H, W, 3) image whose top `prefix_rows` rows of codes every image keeps, or None.
         marked: write into every file where it comes from (`runtime.provenance`).
+        signer: signs every file, which must be marked; None signs none.
     """
 
     classes: Sequence[int]
@@ -84,6 +87,7 @@ class Order:
     prefix: Images | None = None
     prefix_rows: int | None = None
     marked: bool = True
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,10 @@ def draw(generator: Generator, order: Order, folder: Path, grid_file: Path, repo
     """
     import numpy as np
 
-    from aim_edge.runtime.images import grid, save_png
+    from aim_edge.runtime.images import grid
 
+    if not order.marked and order.signer is not None:
+        raise ValueError("--no-provenance leaves out what --sign-certificate signs; give one of them")
     if not order.marked and generator.policy is not None and generator.policy.require_provenance:
         raise ValueError(f"{generator.bundle.path}: its usage policy requires provenance; leave --no-provenance away")
     manifest = generator.bundle.manifest
@@ -131,16 +137,17 @@ def draw(generator: Generator, order: Order, folder: Path, grid_file: Path, repo
         for i, image in enumerate(images, start):
             name = re.sub(r"\W+", "-", class_label(manifest, int(labels[i])))
             index = order.first_index + i
-            save_png(
+            _write(
                 folder / f"{name}_{index:05d}_{order.sampling.get('seed', 0)}.png", image,
-                provenance(generator, order, codes[i - start], int(labels[i]), index),
+                provenance(generator, order, codes[i - start], int(labels[i]), index), order.signer,
             )  # fmt: skip
             if i // order.count < rows and i % order.count < columns:
                 shown.append(image)
     seconds = time.perf_counter() - begin
     names = [class_label(manifest, class_id) for class_id in order.classes[:rows]]
     grid_file.parent.mkdir(parents=True, exist_ok=True)
-    save_png(grid_file, grid(np.stack(shown), rows, columns, names), provenance(generator, order, tokens[0]))
+    mark = provenance(generator, order, tokens[0])
+    _write(grid_file, grid(np.stack(shown), rows, columns, names), mark, order.signer)
     return Drawn(tokens, seconds, grid_file, rows, columns)
 
 
@@ -164,6 +171,14 @@ def provenance(
     )  # fmt: skip
 
 
+def _write(path: Path, image: Images, mark: Provenance | None, signer: Signer | None) -> None:
+    from aim_edge.runtime.images import save_png
+
+    save_png(path, image, mark)
+    if signer is not None:
+        signer.sign(path)
+
+
 def _draw_batch(
     generator: Generator, order: Order, labels: NDArray[np.int32], start: int, total: int, folder: Path,
     report: Report,
@@ -171,7 +186,7 @@ def _draw_batch(
     """The images and codes of one batch; previews of it are written as it grows."""
     import numpy as np
 
-    from aim_edge.runtime.images import grid, save_png
+    from aim_edge.runtime.images import grid
 
     length = generator.dims.num_tokens
     first = order.first_index + start
@@ -191,7 +206,7 @@ def _draw_batch(
         report(f"drawing {total} images", start * length + known.step * len(labels), total * length)
         if order.every is not None and images is not None and known.step < length:
             mark = provenance(generator, order, known.tokens[0])
-            save_png(previews / f"{first:05d}_{known.step:04d}.png", grid(images, 1, len(images)), mark)
+            _write(previews / f"{first:05d}_{known.step:04d}.png", grid(images, 1, len(images)), mark, order.signer)
     if images is None:
         raise RuntimeError("the stream ended without its images")
     return images, known.tokens

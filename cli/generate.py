@@ -43,6 +43,13 @@ def generate(
     no_provenance: Annotated[
         bool, typer.Option("--no-provenance", help="Leave out of the files what says where they come from.")
     ] = False,
+    sign_certificate: Annotated[
+        Path | None, typer.Option(help="Sign the files by C2PA: the signer's certificate and its CAs', PEM.")
+    ] = None,
+    sign_key: Annotated[Path | None, typer.Option(help="The certificate's private key, PEM.")] = None,
+    sign_algorithm: Annotated[
+        str | None, typer.Option(help="es256, es384, es512, ps256, ps384, ps512 or ed25519.", show_default="es256")
+    ] = None,
 ) -> None:
     """Draw images with a bundle: a PNG each, and a grid with a row for each class."""
     from aim_edge.runtime import Generator
@@ -50,10 +57,12 @@ def generate(
     from aim_edge.runtime.images import load_image
 
     from .drawing import Order, choose_classes, draw, summary
+    from .signing import Signer
 
     if prefix_rows is not None and prefix_image is None:
         raise ValueError("--prefix-rows says how much of --prefix-image is kept; give that too")
     refuse_checkpoint_name(bundle)
+    signer = Signer.open(sign_certificate, sign_key, sign_algorithm)
     with reporting() as report:
         report(f"opening {bundle}")
         # Passed on only where given: not every backend has threads to set.
@@ -68,11 +77,13 @@ def generate(
                 choose_classes(classes, generator.bundle.manifest), count, batch, first_index, preview_every,
                 {"seed": seed, "guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k,
                  "top_p": top_p},
-                prefix, prefix_rows, marked=not no_provenance,
+                prefix, prefix_rows, marked=not no_provenance, signer=signer,
             )  # fmt: skip
             drawn = draw(generator, order, out, out / "grid.png", report)
             described = generator.backend.describe()  # only now does it tell whether CUDA graphs were captured
     output.print(f"{summary(drawn, out)}\n{described}", soft_wrap=True)
+    if signer is not None:
+        output.print(f"signed (C2PA, {signer.algorithm}) by {signer.name}", soft_wrap=True)
     if no_provenance:
         errors.print("--no-provenance: the images are unmarked; nothing in them says that a model drew them")
 

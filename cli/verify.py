@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from aim_edge.runtime import Bundle, Generator
     from aim_edge.runtime.provenance import Marks, Provenance
 
+    from .credentials import Credentials
+
 VERIFY_FAILED = 1
 _LONGEST = 160
 
@@ -26,6 +28,7 @@ class Finding:
 
     path: Path
     marks: Marks
+    signed: Credentials | None = None
     holds: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -37,18 +40,24 @@ def verify(
         bool, typer.Option("--redraw", help="Draw each anew with the recorded settings and compare the pixels.")
     ] = False,
     backend: Annotated[str, typer.Option(help="For --redraw; see: aim-edge doctor.")] = "ort-cpu",
+    trust_anchors: Annotated[
+        Path | None, typer.Option(help="CA certificates, PEM: fail what no certificate of theirs signed (C2PA).")
+    ] = None,
 ) -> None:
     """Show where images say they come from; exit with 1 where marks are missing, disagree or do not hold."""
     from aim_edge.runtime import Bundle, Generator
     from aim_edge.runtime.provenance import read_marks
 
+    from .credentials import read_anchors, read_credentials
     from .generate import refuse_checkpoint_name
 
     if redraw and bundle is None:
         raise ValueError("--redraw needs the bundle to draw with; give --bundle too")
-    findings = [Finding(path, read_marks(path)) for path in images]
+    anchors = None if trust_anchors is None else read_anchors(trust_anchors)
+    findings = [Finding(path, read_marks(path), read_credentials(path, anchors)) for path in images]
     for finding in findings:
         _check_marks(finding)
+        _check_signature(finding, anchors is not None)
     if bundle is not None:
         refuse_checkpoint_name(bundle)
         opened = Bundle.open(bundle)
@@ -61,6 +70,8 @@ def verify(
                     _check_redrawn(finding, generator)
     for finding in findings:
         output.print(marks_table(finding))
+        signed = "no manifest (PNG files may hold one)" if finding.signed is None else finding.signed.summary()
+        output.print(f"{finding.path}: C2PA: {_visible(signed)}", soft_wrap=True)
         verdict = "; ".join(finding.holds if not finding.problems else finding.problems)
         output.print(f"{finding.path}: {'FAILED' if finding.problems else 'ok'}: {verdict}", soft_wrap=True)
     if any(finding.problems for finding in findings):
@@ -68,24 +79,28 @@ def verify(
 
 
 def marks_table(finding: Finding) -> Table:
-    """What the text chunks and the XMP packet say, side by side."""
+    """What the text chunks, the XMP packet and, in signed files, the C2PA manifest say, side by side."""
     from rich.table import Table
     from rich.text import Text
 
     text, xmp = finding.marks.fields(), finding.marks.xmp
+    facts = {} if finding.signed is None else finding.signed.facts
+    sides = [text, xmp, facts] if facts else [text, xmp]
     table = Table(title=str(finding.path), title_justify="left")
-    for column in ("", "text", "XMP"):
+    for column in ("", "text", "XMP", "C2PA")[: len(sides) + 1]:
         table.add_column(column, overflow="fold")
     if "Title" in finding.marks.text:
         table.add_row("Title", Text(_visible(finding.marks.text["Title"])), "")
-    for name in dict.fromkeys([*xmp, *text]):
-        cells = [_visible(side[name]) if name in side else "-" for side in (text, xmp)]
-        if name == "DigitalSourceType":
+    for name in dict.fromkeys([*xmp, *text, *facts]):
+        cells = [_visible(side[name]) if name in side else "-" for side in sides]
+        first = 1 if name == "DigitalSourceType" else 0  # which text has not
+        for i in range(first + 1, len(sides)):
+            if name in sides[first] and sides[first][name] == sides[i].get(name):
+                cells[i] = "same"
+        if first:
             cells[0] = ""
-        elif text.get(name) == xmp.get(name):
-            cells[1] = "same"
         table.add_row(_visible(name), *map(Text, cells))  # as Text, ":cat:" stays what it is
-    if not text and not xmp:
+    if not text and not xmp and not facts:
         table.add_row("no marks", "-", "-")
     return table
 
@@ -97,6 +112,14 @@ def _check_marks(finding: Finding) -> None:
         return
     finding.problems += marks.problems()
     finding.holds += ["text and XMP agree", "the pixels are those recorded"]
+
+
+def _check_signature(finding: Finding, trusting: bool) -> None:
+    if finding.signed is not None:
+        finding.problems += map(_visible, finding.signed.problems(finding.marks))
+        finding.holds.append(f"C2PA agrees, and its signature is {_visible(str(finding.signed.state))}")
+    elif trusting:
+        finding.problems.append("not signed by C2PA, which --trust-anchors asks for")
 
 
 def _check_bundle(finding: Finding, bundle: Bundle) -> None:

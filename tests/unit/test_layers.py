@@ -53,7 +53,9 @@ LAYERS = {
 ENGINES = {"ort": ("onnxruntime",)}
 MAY_LACK_PYTHON = ("plugins",)
 OWN_LIBRARIES = {
+    "cli/credentials.py": ("c2pa", "cryptography"),
     "cli/doctor.py": ("onnxruntime",),  # asks whether it loads
+    "cli/signing.py": ("c2pa", "cryptography"),
     "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
     "export/engines_trt.py": ("tensorrt",),
     "export/quality_features.py": ("torch_fidelity",),
