@@ -87,7 +87,9 @@ struct Input {
 
 // A block takes p_tile rows of one head's state. Each thread holds R rows by ITER vectors of 16 bytes, all in flight
 // before the first is needed. The inputs' loads go out first, also all at once, and are staged while the state travels.
-template <typename StateT, int ITER, int R, bool FUSED>
+//
+// EARLY: the state is loaded before the kernel before is done; the header says who may have written it.
+template <typename StateT, int ITER, int R, bool FUSED, bool EARLY>
 __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R * ITER)) void step_kernel(
     StepArgs a) {
     constexpr int VEC = Vec16<StateT>::kSize;
@@ -140,7 +142,7 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
             }
         }
     };
-    if (FUSED && a.early) load_state();  // the header says who may have written it
+    if constexpr (EARLY) load_state();
     wait_for_previous();
     let_next_start();
     if (row_is_inactive(a.active, row)) return;
@@ -173,7 +175,7 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
         if (a.z != nullptr) z_bits = load_bits(a.z, a.dtype, row * a.z_row_stride + x_at);
     }
 
-    if (!FUSED || !a.early) load_state();
+    if constexpr (!EARLY) load_state();
 
     if (tid == 0) {
         float dt = value_of(dt_bits, a.dtype) + dt_bias;
@@ -251,11 +253,12 @@ Status launch_sized(const char* op, StepArgs& args, bool fused, int sm_count, cu
     args.group_heads = args.nheads / args.ngroups;
     args.p_tiles = static_cast<int32_t>(ceil_div(args.headdim, args.p_tile));
     const int64_t blocks = args.rows * args.nheads * args.p_tiles;
+    if (!fused) return launch_dependent(op, step_kernel<StateT, ITER, R, false, false>, blocks, kThreads, stream, args);
     // Where all blocks are there at once they have nothing better to do before the wait. Where they follow one another,
     // the inputs, which are needed first, should not queue behind the state.
-    args.early = blocks <= 4 * static_cast<int64_t>(sm_count);
-    return fused ? launch_dependent(op, step_kernel<StateT, ITER, R, true>, blocks, kThreads, stream, args)
-                 : launch_dependent(op, step_kernel<StateT, ITER, R, false>, blocks, kThreads, stream, args);
+    const auto kernel = blocks <= 4 * static_cast<int64_t>(sm_count) ? step_kernel<StateT, ITER, R, true, true>
+                                                                     : step_kernel<StateT, ITER, R, true, false>;
+    return launch_dependent(op, kernel, blocks, kThreads, stream, args);
 }
 
 }  // namespace

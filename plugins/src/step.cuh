@@ -52,7 +52,6 @@ struct StepArgs {
     void* conv_state_out = nullptr;
     DType conv_state_dtype = DType::kFloat32;
     int32_t d_conv = 0;
-    bool early = false;  // the state is loaded before the kernel before is done; set by launch_step
 };
 
 Status launch_step(const char* op, StepArgs args, bool fused, int sm_count, cudaStream_t stream) noexcept;

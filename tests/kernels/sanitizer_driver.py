@@ -85,7 +85,9 @@ LINEARS = [
 ]
 
 GROUP_NORMS = [
-    test_group_norm_silu.BASE.but(dtype=dtype, channels_last=last, in_place=last, silu=last, height=height, width=width).but(adds=adds)
+    test_group_norm_silu.BASE.but(
+        dtype=dtype, channels_last=last, in_place=last, silu=last, adds=adds, height=height, width=width
+    )
     for adds in (False, True)
     for dtype in (FLOAT32, FLOAT16)
     for last in (False, True)
