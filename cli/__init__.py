@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from .ab import ab
 from .bench import bench
 from .build import build
 from .console import errors
@@ -57,7 +58,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (export, generate, validate, verify, quality, build, gate, bench, inspect, doctor, demo):
+for command in (export, generate, validate, verify, quality, build, gate, bench, ab, inspect, doctor, demo):
     app.command()(command)
 if importlib.util.find_spec(f"{__name__}.plugins") is not None:
     app.add_typer(importlib.import_module(".plugins", __name__).app, name="plugins")

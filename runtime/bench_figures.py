@@ -64,8 +64,24 @@ def slowest(layers: Iterable[Sequence[Any]], count: int = 10) -> list[tuple[str,
     return sorted(((name, us) for name, us in layers), key=lambda layer: -layer[1])[:count]
 
 
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A measurement, as `run_bench` gave it and --json wrote it.
+
+    Raises:
+        ValueError: no such measurement, or another version's.
+        OSError: it cannot be read.
+    """
+    try:
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON: {error}") from error
+    if not isinstance(read, dict) or read.get("format") != FORMAT or read.get("schema_version") != VERSION:
+        raise ValueError(f"{path}: expected what `aim-edge bench --json` writes, of schema version {VERSION}")
+    return read
+
+
 def read_baseline(path: str | os.PathLike[str], batches: Iterable[int]) -> dict[str, Any]:
-    """An earlier measurement, as `run_bench` gave it and --json wrote it.
+    """An earlier measurement to compare with.
 
     Args:
         path: the file.
@@ -75,12 +91,7 @@ def read_baseline(path: str | os.PathLike[str], batches: Iterable[int]) -> dict[
         ValueError: no such measurement, another version's, or one that has none of these batches.
         OSError: it cannot be read.
     """
-    try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
-    if not isinstance(read, dict) or read.get("format") != FORMAT or read.get("schema_version") != VERSION:
-        raise ValueError(f"{path}: expected what `aim-edge bench --json` writes, of schema version {VERSION}")
+    read = read_report(path)
     asked, there = list(batches), [b["batch"] for b in read["batches"] if b["tokens"] is not None]
     if not set(asked) & set(there):
         raise ValueError(f"{path}: has batches {there}; {asked} are asked for; at least one must be in both")
