@@ -19,7 +19,7 @@ from typing import Any
 
 from roofline_plot import Series, batch_plot
 
-from aim_edge.runtime.bench_figures import FORMAT, VERSION
+from aim_edge.runtime import bench_figures
 from aim_edge.runtime.contract import ModelDims, build_contract
 from aim_edge.runtime.floor import StepBytes, floor, step_bytes
 
@@ -154,16 +154,7 @@ def read_report(path: Path, name: str | None = None) -> Report:
             model's name for other sizes.
         OSError: it cannot be read.
     """
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
-    found = (read.get("format"), read.get("schema_version")) if isinstance(read, dict) else (None, None)
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path}: format {found[0]!r}, schema version {found[1]!r}; expected {FORMAT!r}, {VERSION}: what "
-            "`aim-edge bench --json` writes"
-        )
+    read = bench_figures.read_report(path)
     try:
         return _report(path, read, name)
     except (KeyError, TypeError) as error:

@@ -75,9 +75,14 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
         read = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: no JSON: {error}") from error
-    if not isinstance(read, dict) or read.get("format") != FORMAT or read.get("schema_version") != VERSION:
-        raise ValueError(f"{path}: expected what `aim-edge bench --json` writes, of schema version {VERSION}")
-    return read
+    found = (read.get("format"), read.get("schema_version")) if isinstance(read, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path}: format {found[0]!r}, schema version {found[1]!r}; expected {FORMAT!r}, {VERSION}: expected what "
+            f"`aim-edge bench --json` writes, of schema version {VERSION}"
+        )
+    report: dict[str, Any] = read
+    return report
 
 
 def read_baseline(path: str | os.PathLike[str], batches: Iterable[int]) -> dict[str, Any]:

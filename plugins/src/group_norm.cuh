@@ -255,10 +255,14 @@ __global__ void __launch_bounds__(kFirstThreads) first_apply(const GroupNormArgs
     }
 }
 
-// Channels last: the moments of a slice of an image, to the workspace. With a residual, writes the sum.
 template <typename T, bool kAdds>
-__device__ __forceinline__ void last_statistics_of(const GroupNormArgs& a, int64_t image, int slice, float2* parts) {
+__global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNormArgs a) {
     constexpr int VEC = Vec16<T>::kSize;
+    __shared__ float2 parts[kLastThreads * VEC];  // (rows, channels)
+    wait_for_previous();
+    let_next_start();
+    const int slice = static_cast<int>(blockIdx.x) % a.slices;
+    const int64_t image = static_cast<int>(blockIdx.x) / a.slices;
     const int extent = min(a.slice, a.extent - slice * a.slice), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), row = thread / a.columns, column = thread % a.columns;
     const int64_t offset = (image * a.extent + slice * a.slice) * channels + column * VEC;
@@ -311,10 +315,16 @@ __device__ __forceinline__ void last_statistics_of(const GroupNormArgs& a, int64
     }
 }
 
-// Channels last: applies an image's statistics to a slice of it.
 template <typename T>
-__device__ __forceinline__ void last_apply_to(const GroupNormArgs& a, int64_t image, int slice, float2* statistics) {
+__global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArgs a) {
     constexpr int VEC = Vec16<T>::kSize;
+    __shared__ float2 statistics[kLastChannels];  // of the image's groups
+    // From the end: what the first kernel read last is still in L2.
+    const int block = static_cast<int>(gridDim.x - 1 - blockIdx.x);
+    wait_for_previous();
+    let_next_start();
+    const int slice = block % a.slices;
+    const int64_t image = block / a.slices;
     const int end = min((slice + 1) * a.slice, a.extent), thread = static_cast<int>(threadIdx.x);
     const int channels = static_cast<int>(a.p.channels), width = channels / a.p.groups;
     const int column = thread % a.columns, row = thread / a.columns;
@@ -351,25 +361,6 @@ __device__ __forceinline__ void last_apply_to(const GroupNormArgs& a, int64_t im
             store<T, VEC>(y + here * channels, value);
         }
     }
-}
-
-template <typename T, bool kAdds>
-__global__ void __launch_bounds__(kLastThreads, 2) last_statistics(const GroupNormArgs a) {
-    __shared__ float2 parts[kLastThreads * Vec16<T>::kSize];  // (rows, channels)
-    wait_for_previous();
-    let_next_start();
-    const int block = static_cast<int>(blockIdx.x);
-    last_statistics_of<T, kAdds>(a, block / a.slices, block % a.slices, parts);
-}
-
-template <typename T>
-__global__ void __launch_bounds__(kLastThreads, 2) last_apply(const GroupNormArgs a) {
-    __shared__ float2 statistics[kLastChannels];  // of the image's groups
-    // From the end: what the first kernel read last is still in L2.
-    const int block = static_cast<int>(gridDim.x - 1 - blockIdx.x);
-    wait_for_previous();
-    let_next_start();
-    last_apply_to<T>(a, block / a.slices, block % a.slices, statistics);
 }
 
 }  // namespace detail

@@ -90,7 +90,8 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
                pos);
         // Channels last is for images in float16, and then for all of them.
         const auto format = all[static_cast<size_t>(pos)].desc.format;
-        const bool first_image = c.op.find("GroupNormSilu") != std::string::npos && pos == 0 && c.inputs[0].type == DataType::kHALF;
+        const bool group_norm = c.op == "GroupNormSilu" || c.op == "AddGroupNormSilu";
+        const bool first_image = group_norm && pos == 0 && c.inputs[0].type == DataType::kHALF;
         other = all;
         other[static_cast<size_t>(pos)].desc.format =
             format == TensorFormat::kHWC8 ? TensorFormat::kLINEAR : TensorFormat::kHWC8;

@@ -195,6 +195,21 @@ def test_a_plugins_residual_stays_float32(toy: Path, play: Play, library: Path) 
     assert asked["norm"] == {"output 0": F16, "output 1": F32} and asked["after"]["precision"] == F32
 
 
+def test_a_sum_of_images_is_as_the_images(toy: Path, play: Play, library: Path) -> None:
+    with_plugins(toy)
+    world = play("8.6.0", plugin=True)
+    whole = world.layers
+
+    def layers(graph: str) -> list[Layer]:
+        norm = Layer("PLUGIN_V2", "norm", ["y16"], [("y", F32), ("sum", F32)], operator="AddGroupNormSilu")
+        return [*whole(graph), norm, Layer("ELEMENTWISE", "after", ["sum"], [("after", F32)])]
+
+    world.layers = layers
+    build(toy, graphs=["step"], options=TrtOptions(plugins=library))
+    asked = {layer.name: layer.asked for layer in world.networks["step"].all}
+    assert asked["norm"] == {"output 0": F16, "output 1": F16} and asked["after"]["precision"] == F16
+
+
 def test_an_older_library_is_taken_and_named(toy: Path, play: Play, tmp_path: Path) -> None:
     play("8.6.0")
     old = compile_library(tmp_path, "int nothing(void) { return 0; }")
