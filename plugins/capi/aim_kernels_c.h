@@ -135,6 +135,24 @@ typedef struct aim_group_norm_silu_params {
     uint64_t workspace_size;
 } aim_group_norm_silu_params;
 
+typedef struct aim_norm_conv_params {
+    uint64_t size;
+    int64_t batch, in_channels, height, width, out_channels;
+    int32_t groups, kind, dtype; /* kind: 0 same, 1 upsample, 2 image */
+    float eps;
+    const void* x;
+    const float* affine; /* null: x as it is */
+    const void* weight;
+    const float* bias;
+    const void* residual; /* null: nothing is added */
+    const float* next_weight;
+    const float* next_bias;
+    void* y;
+    float* next_affine;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_norm_conv_params;
+
 typedef struct aim_mamba2_decode_step_params {
     uint64_t size;
     int64_t rows;
@@ -199,6 +217,7 @@ AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* st
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
 AIM_API int aim_linear(const aim_linear_params* params, void* stream);
 AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
+AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
@@ -206,6 +225,7 @@ AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 /* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
 AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
+AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
 
 AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */

@@ -161,6 +161,31 @@ GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
     return to;
 }
 
+NormConvParams convert(const aim_norm_conv_params& from) {
+    NormConvParams to;
+    to.batch = from.batch;
+    to.in_channels = from.in_channels;
+    to.height = from.height;
+    to.width = from.width;
+    to.out_channels = from.out_channels;
+    to.groups = from.groups;
+    to.kind = static_cast<ConvKind>(from.kind);
+    to.dtype = dtype_of(from.dtype);
+    to.eps = from.eps;
+    to.x = from.x;
+    to.affine = from.affine;
+    to.weight = from.weight;
+    to.bias = from.bias;
+    to.residual = from.residual;
+    to.next_weight = from.next_weight;
+    to.next_bias = from.next_bias;
+    to.y = from.y;
+    to.next_affine = from.next_affine;
+    to.workspace = from.workspace;
+    to.workspace_size = static_cast<size_t>(from.workspace_size);
+    return to;
+}
+
 Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
     Mamba2DecodeStepParams to;
     to.rows = from.rows;
@@ -255,6 +280,8 @@ int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run(
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
+
+int aim_norm_conv(const aim_norm_conv_params* p, void* stream) { return run("norm_conv", p, stream); }
 int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream) {
     return run("mamba2_decode_step", p, stream);
 }
@@ -267,6 +294,8 @@ int aim_selective_scan_workspace(const aim_selective_scan_params* p, uint64_t* b
 int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* p, uint64_t* bytes) {
     return workspace("group_norm_silu", p, bytes);
 }
+
+int aim_norm_conv_workspace(const aim_norm_conv_params* p, uint64_t* bytes) { return workspace("norm_conv", p, bytes); }
 int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* p, uint64_t* bytes) {
     return workspace("mamba2_decode_step", p, bytes);
 }

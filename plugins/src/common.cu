@@ -14,11 +14,20 @@ namespace {
 thread_local char t_error[512] = "";
 
 constexpr int kMaxDevices = 64;
-// 0: not asked yet; otherwise sm_count * 8 + dependent_launch * 4 + tensor_cores * 2 + 1.
+// 0: not asked yet; otherwise sm_count * 16 + warpgroup_products * 8 + dependent_launch * 4 + tensor_cores * 2 + 1.
 std::atomic<int> g_devices[kMaxDevices];
 
-// Stands for all the library's kernels: they are compiled for the same architectures.
-__global__ void probe_kernel(int*) {}
+// Stands for all the library's kernels: they are compiled for the same architectures. That one of them is sm_90a and not
+// sm_90 shows in nothing that CUDA tells of a kernel, so it is told by the size of its shared memory.
+__global__ void probe_kernel(int* out) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    __shared__ volatile int marker[1];
+    marker[0] = 1;
+    if (out != nullptr) *out = marker[0];
+#else
+    (void)out;
+#endif
+}
 
 struct ArchList {
     char text[128];
@@ -100,13 +109,15 @@ DeviceInfo device_info() noexcept {
                                major, minor, supported_archs(), cudaGetErrorString(error));
             return info;
         }
-        packed = (sm_count > 0 ? sm_count : 1) * 8 + (attributes.ptxVersion >= 90 ? 4 : 0) +
+        packed = (sm_count > 0 ? sm_count : 1) * 16 + (attributes.sharedSizeBytes > 0 ? 8 : 0) +
+                 (attributes.ptxVersion >= 90 ? 4 : 0) +
                  (attributes.ptxVersion >= 80 ? 2 : 0) + 1;
         if (device < kMaxDevices) g_devices[device].store(packed, std::memory_order_relaxed);
     }
-    info.sm_count = packed / 8;
+    info.sm_count = packed / 16;
     info.tensor_cores = (packed & 2) != 0;
     info.dependent_launch = (packed & 4) != 0;
+    info.warpgroup_products = (packed & 8) != 0;
     return info;
 }
 

@@ -14,6 +14,7 @@ struct DeviceInfo {
     int sm_count = 1;
     bool tensor_cores = false;  // the code that runs here was compiled for sm_80 or later
     bool dependent_launch = false;  // for sm_90 or later
+    bool warpgroup_products = false;  // for sm_90a: wgmma, which later architectures lack
 };
 
 // Of the current device. Cached, so that a launch costs one cudaGetDevice.

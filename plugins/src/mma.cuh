@@ -125,6 +125,20 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// The copies so far are a group; waits until only LEFT of the groups, the latest, may still be on their way.
+__device__ __forceinline__ void close_copies() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int LEFT>
+__device__ __forceinline__ void wait_for_all_but() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+#endif
+}
+
 }  // namespace detail
 }  // namespace aim_kernels
 

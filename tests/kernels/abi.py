@@ -94,6 +94,17 @@ class GroupNormSiluParams(Params):
     ]
 
 
+class NormConvParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "batch in_channels height width out_channels"),
+        *_each(c_int32, "groups kind dtype"),
+        ("eps", c_float),
+        *_each(c_void_p, "x affine weight bias residual next_weight next_bias y next_affine workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
 class LinearParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -144,6 +155,7 @@ OPERATORS: dict[str, type[Params]] = {
     "selective_scan": SelectiveScanParams,
     "group_norm_silu": GroupNormSiluParams,
     "linear": LinearParams,
+    "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
     "sample": SampleParams,
@@ -167,7 +179,7 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu"):
+        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu", "norm_conv"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         for name in ("last_error", "status_message", "supported_archs"):

@@ -91,6 +91,32 @@ def group_norm_silu(x: Array, weight: Array, bias: Array, groups: int, eps: floa
     return silu(y) if apply_silu else y
 
 
+def conv3x3(x: Array, weight: Array, bias: Array) -> Array:
+    """x (batch, in_channels, height, width), weight (out_channels, in_channels, 3, 3), bias (out_channels)."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    height, width = x.shape[2:]
+    out = np.zeros((len(x), len(weight), height, width))
+    for dy in range(3):
+        for dx in range(3):
+            out += np.einsum("oi,bihw->bohw", weight[:, :, dy, dx], padded[:, :, dy : dy + height, dx : dx + width],
+                             optimize=True)  # fmt: skip
+    return out + bias[:, None, None]
+
+
+def twice_as_large(x: Array) -> Array:
+    """(batch, channels, height, width) by nearest neighbours."""
+    return x.repeat(2, axis=2).repeat(2, axis=3)
+
+
+def norm_affine(x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
+    """(batch, channels, 2): what a group norm of x multiplies each channel by and then adds."""
+    grouped = x.reshape(len(x), groups, -1)
+    each = x.shape[1] // groups
+    mean = grouped.mean(axis=-1).repeat(each, axis=1)
+    scale = weight / np.sqrt(grouped.var(axis=-1).repeat(each, axis=1) + eps)
+    return np.stack([scale, bias - mean * scale], axis=-1)
+
+
 def rms_norm_gated(y: Array, z: Array | None, weight: Array, ngroups: int, eps: float) -> Array:
     """y, z (rows, L, d), weight (d)."""
     gated = y if z is None else y * silu(z)

@@ -95,6 +95,11 @@ inline void copy_async(void* target, const void* source, bool inside) {
 
 inline int opaque(int value) { return value; }
 
+inline void close_copies() {}
+
+template <int LEFT>
+void wait_for_all_but() { emulator::run_deferred(); }
+
 inline void wait_for_copies() { emulator::run_deferred(); }
 
 }  // namespace detail

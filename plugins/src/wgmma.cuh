@@ -1,0 +1,112 @@
+// Instructions of sm_90a: products of a warpgroup from shared memory, barriers that count bytes, copies that arrive there.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+namespace aim_kernels {
+namespace detail {
+
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void barrier_init(unsigned barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(unsigned barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(unsigned barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(unsigned barrier, unsigned parity) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}" ::"r"(barrier), "r"(parity) : "memory");
+}
+
+__device__ __forceinline__ void copy_bulk(unsigned target, const void* source, unsigned bytes, unsigned barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+                 "l"(source), "r"(bytes), "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void prefetch_line(const void* from) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
+}
+
+// What this thread wrote to shared memory is visible to wgmma and bulk copies after it.
+__device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Of a matrix without swizzle whose 8x8 cores (8 rows of 16 bytes) are 128 bytes in a row: the next core along k is
+// `along_k` bytes on, the next eight rows `along_rows`. Addresses are added to it in steps of 16 bytes.
+__device__ __forceinline__ uint64_t matrix(unsigned address, unsigned along_k, unsigned along_rows) {
+    return static_cast<uint64_t>((address & 0x3ffff) >> 4) | static_cast<uint64_t>(along_k >> 4) << 16 |
+           static_cast<uint64_t>(along_rows >> 4) << 32;
+}
+
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT>
+__device__ __forceinline__ void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+
+#define AIM_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define AIM_D16(i) AIM_D4(i), AIM_D4(i + 4), AIM_D4(i + 8), AIM_D4(i + 12)
+#define AIM_WGMMA_128(type)                                                                                        \
+    asm volatile(                                                                                                  \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                               \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                               \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "   \
+        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "     \
+        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "     \
+        "%62, %63}, %64, %65, p, 1, 1, 0, 0;\n}"                                                                   \
+        : AIM_D16(0), AIM_D16(16), AIM_D16(32), AIM_D16(48)                                                        \
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
+#define AIM_WGMMA_8(type)                                                                      \
+    asm volatile(                                                                              \
+        "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"                                            \
+        "wgmma.mma_async.sync.aligned.m64n8k16.f32." type "." type                             \
+        " {%0, %1, %2, %3}, %4, %5, p, 1, 1, 0, 0;\n}"                                         \
+        : AIM_D4(0)                                                                            \
+        : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
+
+// d (64, N) = a (64, 16) b (N, 16)^T, added to d if `adds`. With g = lane / 4, q = lane % 4 and w the warp of the four,
+// d[4j..] are (16w + g, 8j + 2q), its right neighbour, (16w + g + 8, 8j + 2q) and its right neighbour.
+template <typename T, int SIZE>
+__device__ __forceinline__ void wgmma(float (&d)[SIZE], uint64_t a, uint64_t b, bool adds) {
+    static_assert(SIZE == 64 || SIZE == 4, "128 or 8 columns");
+    constexpr bool kHalf = sizeof(T) == sizeof(__half) && !__is_same(T, __nv_bfloat16);
+    if constexpr (SIZE == 64) {
+        if constexpr (kHalf) {
+            AIM_WGMMA_128("f16");
+        } else {
+            AIM_WGMMA_128("bf16");
+        }
+    } else {
+        if constexpr (kHalf) {
+            AIM_WGMMA_8("f16");
+        } else {
+            AIM_WGMMA_8("bf16");
+        }
+    }
+}
+
+#undef AIM_WGMMA_8
+#undef AIM_WGMMA_128
+#undef AIM_D16
+#undef AIM_D4
+
+}  // namespace detail
+}  // namespace aim_kernels
+
+#endif  // __CUDA_ARCH_FEAT_SM90_ALL
