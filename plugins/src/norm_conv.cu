@@ -54,7 +54,13 @@ Status launch_conv(const NormConvArgs& args, const DeviceInfo& device, cudaStrea
 #ifndef AIM_KERNELS_EMULATED
     if (device.warpgroup_products) {
         const int64_t blocks = std::min(args.work, device.sm_count);
-        return launch_kernel(kOp, norm_conv_wgmma<T, N, kNorm>, blocks, kWgmmaThreads, kWgmmaSmem, stream, args);
+        if (N == kOutBlock && args.p.residual != nullptr) {
+            constexpr bool kAdds = N == kOutBlock;
+            return launch_kernel(kOp, norm_conv_wgmma<T, N, kNorm, kAdds>, blocks, kWgmmaThreads,
+                                 BlockRing<N, kAdds>::kBytes, stream, args);
+        }
+        return launch_kernel(kOp, norm_conv_wgmma<T, N, kNorm, false>, blocks, kWgmmaThreads,
+                             BlockRing<N, false>::kBytes, stream, args);
     }
 #endif
     if (!device.tensor_cores) {

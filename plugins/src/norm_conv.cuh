@@ -121,6 +121,11 @@ public:
         }
     }
 
+    // What another one of this thread has started is for this one to finish.
+    __device__ __forceinline__ void take(const ChunkLoader& other) {
+        target_ = other.target_, channel_ = other.channel_, inside_ = other.inside_;
+    }
+
     __device__ __forceinline__ void finish() const {
         if constexpr (kNorm) {
             const float4* from = reinterpret_cast<const float4*>(a_.p.affine + static_cast<int64_t>(channel_) * 2);
