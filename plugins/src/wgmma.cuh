@@ -62,47 +62,44 @@ __device__ __forceinline__ void wgmma_wait() {
 
 #define AIM_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define AIM_D16(i) AIM_D4(i), AIM_D4(i + 4), AIM_D4(i + 8), AIM_D4(i + 12)
-#define AIM_WGMMA_128(type)                                                                                        \
-    asm volatile(                                                                                                  \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                               \
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                               \
-        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "   \
-        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "     \
-        "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "     \
-        "%62, %63}, %64, %65, p, 1, 1, 0, 0;\n}"                                                                   \
-        : AIM_D16(0), AIM_D16(16), AIM_D16(32), AIM_D16(48)                                                        \
-        : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
-#define AIM_WGMMA_8(type)                                                                      \
-    asm volatile(                                                                              \
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"                                            \
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32." type "." type                             \
-        " {%0, %1, %2, %3}, %4, %5, p, 1, 1, 0, 0;\n}"                                         \
-        : AIM_D4(0)                                                                            \
-        : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
+// The accumulators' numbers, and those of a, b and `adds`, which follow them.
+#define AIM_WGMMA(type, n, numbers, at_a, at_b, at_adds, ...)                                                      \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" at_adds ", 0;\n"                                            \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" numbers "}, %" at_a ", %" at_b \
+                 ", p, 1, 1, 0, 0;\n}"                                                                             \
+                 : __VA_ARGS__                                                                                     \
+                 : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
+#define AIM_N4 "%0, %1, %2, %3"
+#define AIM_N8 AIM_N4 ", %4, %5, %6, %7"
+#define AIM_N16 AIM_N8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define AIM_N32 AIM_N16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define AIM_N64                                                                                                    \
+    AIM_N32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, "    \
+            "%51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define AIM_WGMMA_ANY(type)                                                                                        \
+    if constexpr (SIZE == 4) AIM_WGMMA(type, "8", AIM_N4, "4", "5", "6", AIM_D4(0));                               \
+    if constexpr (SIZE == 64)                                                                                      \
+    AIM_WGMMA(type, "128", AIM_N64, "64", "65", "66", AIM_D16(0), AIM_D16(16), AIM_D16(32), AIM_D16(48))
 
 // d (64, N) = a (64, 16) b (N, 16)^T, added to d if `adds`. With g = lane / 4, q = lane % 4 and w the warp of the four,
 // d[4j..] are (16w + g, 8j + 2q), its right neighbour, (16w + g + 8, 8j + 2q) and its right neighbour.
 template <typename T, int SIZE>
 __device__ __forceinline__ void wgmma(float (&d)[SIZE], uint64_t a, uint64_t b, bool adds) {
-    static_assert(SIZE == 64 || SIZE == 4, "128 or 8 columns");
-    constexpr bool kHalf = sizeof(T) == sizeof(__half) && !__is_same(T, __nv_bfloat16);
-    if constexpr (SIZE == 64) {
-        if constexpr (kHalf) {
-            AIM_WGMMA_128("f16");
-        } else {
-            AIM_WGMMA_128("bf16");
-        }
+    static_assert(SIZE == 4 || SIZE == 64, "8 or 128 columns");
+    if constexpr (__is_same(T, __nv_bfloat16)) {
+        AIM_WGMMA_ANY("bf16");
     } else {
-        if constexpr (kHalf) {
-            AIM_WGMMA_8("f16");
-        } else {
-            AIM_WGMMA_8("bf16");
-        }
+        AIM_WGMMA_ANY("f16");
     }
 }
 
-#undef AIM_WGMMA_8
-#undef AIM_WGMMA_128
+#undef AIM_WGMMA_ANY
+#undef AIM_N64
+#undef AIM_N32
+#undef AIM_N16
+#undef AIM_N8
+#undef AIM_N4
+#undef AIM_WGMMA
 #undef AIM_D16
 #undef AIM_D4
 
