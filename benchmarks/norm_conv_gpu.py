@@ -2,9 +2,10 @@
 
     AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/norm_conv_gpu.py
 
-float16, batch 64, channels last. A row's "norm_conv" is all of it: norm, SiLU, convolution, residual where there is one,
-and the next norm's statistics. "cuDNN" is the 3x3 convolution without any of that (PyTorch's, autotuned), "norm" the
-operator group_norm_silu of its input, with a residual's sum where there is one. Medians over replays of CUDA graphs.
+float16, batch 64, channels last. A row's "norm_conv" is all of it: norm, SiLU, convolution, residual where there is
+one, and the next norm's statistics. "cuDNN" is the 3x3 convolution without any of that (PyTorch's, autotuned), "norm"
+the operator group_norm_silu of its input, with a residual's sum where there is one. Medians over replays of CUDA
+graphs.
 """
 
 from __future__ import annotations
