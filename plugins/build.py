@@ -88,7 +88,7 @@ class _Compiler:
     common: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.common = [flag for arch in self.archs for flag in ("-gencode", _gencode(arch))]
+        self.common = [f"-gencode={code}" for arch in self.archs for code in _gencode(arch, self.toolkit)]
         if self.cross:
             self.common += ["-ccbin", CROSS_COMPILER, "-cudart", "none", "-I", str(self.toolkit.include)]
 
@@ -201,12 +201,16 @@ def build(
     return BuildReport(tuple(libraries), targets, toolkit, headers, library, onnxruntime=ort)
 
 
-def _gencode(arch: str) -> str:
+def _gencode(arch: str, toolkit: Toolkit) -> list[str]:
+    """What an architecture is compiled as: 90 as 90a, which has products that later GPUs lack, so not as their PTX."""
     number, _, ptx = arch.partition("+")
     if not number.isdigit() or ptx not in ("", "ptx"):
         raise BuildError(f"architecture is {arch!r}; expected a compute capability such as 87, or 90+ptx")
+    if number == "90" and int(toolkit.version.split(".")[0]) >= 12:  # CUDA 11 does not know 90a
+        later = ["arch=compute_90,code=compute_90"] if ptx else []
+        return ["arch=compute_90a,code=sm_90a", *later]
     code = f"[sm_{number},compute_{number}]" if ptx else f"sm_{number}"
-    return f"arch=compute_{number},code={code}"
+    return [f"arch=compute_{number},code={code}"]
 
 
 def _native_arch() -> str:

@@ -42,12 +42,18 @@ together() { # step names, each with the command of its own name: side by side, 
 }
 
 build_library() { # architecture, target: one object a source, side by side
-    local flags="-gencode arch=compute_$1,code=sm_$1 -O3 -std=c++17 -Xcompiler -fPIC,-Wall,-Wextra,-Werror"
+    local code="$1" flags release
+    # 90a has products that 90 lacks; CUDA 11 does not know it.
+    release="$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')"
+    if [ "$code" = 90 ] && [ "$release" -ge 12 ]; then code=90a; fi
+    code="-gencode arch=compute_$code,code=sm_$code"
+    flags="$code -O3 -std=c++17 -Xcompiler -fPIC,-Wall,-Wextra,-Werror"
     flags="$flags -lineinfo -Xptxas -v -Iplugins/include -Iplugins/src -Iplugins/capi"
     mkdir -p "$build/$1"
     printf '%s\n' plugins/src/*.cu plugins/capi/*.cpp |
         xargs -P "$(nproc)" -I{} sh -c "nvcc $flags -c {} -o $build/$1/\$(basename {}).o || exit 255" || return 1
-    nvcc -gencode "arch=compute_$1,code=sm_$1" -shared -Xcompiler -fPIC -o "$2" "$build/$1"/*.o
+    # shellcheck disable=SC2086
+    nvcc $code -shared -Xcompiler -fPIC -o "$2" "$build/$1"/*.o
 }
 
 run_build() { build_library "$arch" "$AIM_KERNELS_LIBRARY"; }

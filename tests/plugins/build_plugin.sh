@@ -17,6 +17,9 @@ export PATH
 objects="$(mktemp -d)"
 trap 'rm -rf "$objects"' EXIT
 mkdir -p "$out"
+# 90a has products that 90 lacks; CUDA 11 does not know it.
+release="$(nvcc --version | sed -n 's/.*release \([0-9]*\).*/\1/p')"
+if [ "$arch" = 90 ] && [ "$release" -ge 12 ]; then arch=90a; fi
 code="-gencode arch=compute_$arch,code=sm_$arch"
 flags="$code -O3 -std=c++17 -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra"
 flags="$flags -Iplugins/include -Iplugins/src -Iplugins/capi -Iplugins/operators -Iplugins/tensorrt -isystem $headers"

@@ -112,6 +112,20 @@ def test_wrong_requests(tmp_path: Path, compiler: toolkit.Toolkit, monkeypatch: 
         builder.build("jetson-orin", tmp_path, nvcc=compiler.nvcc, kernels_only=True)
 
 
+@pytest.mark.parametrize(
+    ("arch", "version", "code"),
+    [
+        ("87", "13.0", ["arch=compute_87,code=sm_87"]),
+        ("120+ptx", "13.0", ["arch=compute_120,code=[sm_120,compute_120]"]),
+        ("90", "12.0", ["arch=compute_90a,code=sm_90a"]),
+        ("90+ptx", "12.0", ["arch=compute_90a,code=sm_90a", "arch=compute_90,code=compute_90"]),
+        ("90", "11.8", ["arch=compute_90,code=sm_90"]),
+    ],
+)
+def test_what_an_architecture_is_compiled_as(arch: str, version: str, code: list[str]) -> None:
+    assert builder._gencode(arch, toolkit.Toolkit(Path("nvcc"), version, Path(), "a test")) == code
+
+
 def elf(option: str, library: Path) -> str:
     return subprocess.run(["readelf", option, library], capture_output=True, text=True, check=True).stdout
 
