@@ -19,7 +19,8 @@ const CustomOp& self(const OrtCustomOp* op) noexcept { return *static_cast<const
 
 ONNXTensorElementDataType element_type(const CustomOp& op, Element element) noexcept {
     switch (element) {
-        case Element::kActivation: return op.activations;
+        case Element::kActivation:
+        case Element::kHalf: return op.activations;
         case Element::kState: return op.states;
         case Element::kFloat32: return kSingle;
         case Element::kInt32: break;
@@ -27,12 +28,20 @@ ONNXTensorElementDataType element_type(const CustomOp& op, Element element) noex
     return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 }
 
-// Inputs that a node lacks leave no gap, so that without z the input after the state is `active`.
+// The first of the inputs that may be absent, where another follows; else -1.
+int first_of_two(const OperatorRow& row) noexcept {
+    for (int i = 0; i + 1 < row.input_count; ++i) {
+        if (row.inputs[i].condition != kOne) return i;
+    }
+    return -1;
+}
+
+// Inputs that a node lacks leave no gap: without z, the input after SelectiveScan's state is `active`.
 ONNXTensorElementDataType input_type(const OrtCustomOp* op, size_t index) noexcept {
     const CustomOp& custom = self(op);
     if (!custom.on_cuda) return kUndefined;
     const TensorRow* tensor = &custom.row->inputs[index];
-    if (!custom.has_z && tensor->condition == kHasZ) ++tensor;
+    if (!custom.has_first && static_cast<int>(index) == first_of_two(*custom.row)) ++tensor;
     return element_type(custom, tensor->element);
 }
 
@@ -122,13 +131,6 @@ bool uses(const OperatorRow& row, Element element) noexcept {
     return false;
 }
 
-bool may_lack_z(const OperatorRow& row) noexcept {
-    for (const TensorRow& input : row.inputs) {
-        if (input.condition == kHasZ) return true;
-    }
-    return false;
-}
-
 }  // namespace
 
 std::vector<CustomOp> make_custom_ops(const OrtApi& api, bool infers_shapes) {
@@ -137,13 +139,14 @@ std::vector<CustomOp> make_custom_ops(const OrtApi& api, bool infers_shapes) {
         CustomOp op = make(api, infers_shapes, index);
         op.on_cuda = true;
         for (auto activations : {kSingle, kHalf, kBrain}) {
+            if (activations == kSingle && uses(*op.row, Element::kHalf)) continue;
             for (auto states : {kSingle, kHalf}) {
                 if (states != kSingle && !uses(*op.row, Element::kState)) continue;
-                for (bool has_z : {true, false}) {
-                    if (!has_z && !may_lack_z(*op.row)) continue;
+                for (bool has_first : {true, false}) {
+                    if (!has_first && first_of_two(*op.row) < 0) continue;
                     op.activations = activations;
                     op.states = states;
-                    op.has_z = has_z;
+                    op.has_first = has_first;
                     ops.push_back(op);
                 }
             }

@@ -21,7 +21,7 @@ struct CustomOp : OrtCustomOp {
     bool on_cuda;
     ONNXTensorElementDataType activations;
     ONNXTensorElementDataType states;
-    bool has_z;                        // whether the inputs that may be absent begin with z
+    bool has_first;  // of two inputs that may be absent: whether the first is there
 };
 
 // ONNX Runtime derives an output's type from that of the operator whose input types match the node's, so that there is

@@ -25,37 +25,54 @@ Sizes read_sizes(const CustomOp& op, const OrtShapeInferContext* context) {
     return sizes;
 }
 
-// An output has the shape of the state that it follows, or that of the first input but for a last dimension that the
-// attributes may give.
-void infer_shape(const CustomOp& op, OrtShapeInferContext* context, const Sizes& sizes, int index) {
+// What is known of each name: its size, or how the graph calls it. And the types of the inputs, by the table's kinds.
+struct Known {
+    Sizes sizes;
+    const char* names[kSymbolCount] = {};  // the context's own
+    ONNXTensorElementDataType types[kElementCount] = {};
+};
+
+void read_input(const CustomOp& op, OrtShapeInferContext* context, size_t index, const TensorRow& tensor,
+                Known& known) {
+    const ShapeRow& shape = shape_of(*op.row, tensor, known.sizes);
     const OrtApi& api = *op.api;
-    const TensorRow& output = op.row->outputs[index];
-    OrtTensorTypeAndShapeInfo* like = nullptr;  // the context's own
-    const auto source = static_cast<size_t>(output.alias < 0 ? 0 : output.alias);
-    check(api, api.ShapeInferContext_GetInputTypeShape(context, source, &like));
+    OrtTensorTypeAndShapeInfo* info = nullptr;  // the context's own
+    check(api, api.ShapeInferContext_GetInputTypeShape(context, index, &info));
+    check(api, api.GetTensorElementType(info, &known.types[static_cast<int>(tensor.element)]));
     size_t rank = 0;
-    check(api, api.GetDimensionsCount(like, &rank));
-    if (rank != static_cast<size_t>(output.shape.rank)) return;  // not known, or wrong: the kernel will say
+    check(api, api.GetDimensionsCount(info, &rank));
+    if (rank != static_cast<size_t>(shape.rank)) return;  // not known, or wrong: the kernel will say
     std::vector<int64_t> dims(rank);
     std::vector<const char*> names(rank);
-    check(api, api.GetDimensions(like, dims.data(), rank));
-    check(api, api.GetSymbolicDimensions(like, names.data(), rank));
-    const int64_t last = evaluate(output.shape.dims[rank - 1], sizes);
-    if (output.alias < 0 && last > 0) {
-        dims[rank - 1] = last;
-        names[rank - 1] = "";
-    }
+    check(api, api.GetDimensions(info, dims.data(), rank));
+    check(api, api.GetSymbolicDimensions(info, names.data(), rank));
+    bind_shape(shape, {dims.data(), shape.rank}, known.sizes);  // what does not match is the kernel's to refuse
     for (size_t i = 0; i < rank; ++i) {
-        // ONNX Runtime would take the -1 for a size.
-        if (dims[i] < 0 && *names[i] == '\0') return;
+        const Symbol symbol = bare_symbol(shape.dims[i]);
+        if (dims[i] < 0 && *names[i] != '\0') known.names[symbol] = names[i];
     }
-    ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-    check(api, api.GetTensorElementType(like, &element));
+}
+
+void infer_shape(const CustomOp& op, OrtShapeInferContext* context, const Known& known, int index) {
+    const OrtApi& api = *op.api;
+    const TensorRow& output = op.row->outputs[index];
+    const ShapeRow& shape = output.shape;
+    const auto rank = static_cast<size_t>(shape.rank);
+    int64_t dims[kMaxRank] = {};
+    const char* names[kMaxRank] = {};
+    for (int i = 0; i < shape.rank; ++i) {
+        const int64_t value = evaluate(shape.dims[i], known.sizes);
+        const Symbol symbol = bare_symbol(shape.dims[i]);
+        const bool named = value == 0 && symbol != kOne && known.names[symbol] != nullptr;
+        if (value == 0 && !named) return;  // ONNX Runtime would take a -1 for a size
+        dims[i] = named ? -1 : value;
+        names[i] = named ? known.names[symbol] : "";
+    }
     OrtTensorTypeAndShapeInfo* info = nullptr;
     check(api, api.CreateTensorTypeAndShapeInfo(&info));
-    OrtStatus* status = api.SetTensorElementType(info, element);
-    if (status == nullptr) status = api.SetDimensions(info, dims.data(), rank);
-    if (status == nullptr) status = api.SetSymbolicDimensions(info, names.data(), rank);
+    OrtStatus* status = api.SetTensorElementType(info, known.types[static_cast<int>(output.element)]);
+    if (status == nullptr) status = api.SetDimensions(info, dims, rank);
+    if (status == nullptr) status = api.SetSymbolicDimensions(info, names, rank);
     if (status == nullptr) {
         status = api.ShapeInferContext_SetOutputTypeShape(context, static_cast<size_t>(index), info);
     }
@@ -68,8 +85,13 @@ void infer_shape(const CustomOp& op, OrtShapeInferContext* context, const Sizes&
 OrtStatus* infer_shapes(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {
     const CustomOp& custom = *static_cast<const CustomOp*>(op);
     custom.api->ReleaseStatus(guarded(*custom.api, [&] {
-        const Sizes sizes = read_sizes(custom, context);
-        for (int i = 0; i < custom.row->output_count; ++i) infer_shape(custom, context, sizes, i);
+        Known known;
+        known.sizes = read_sizes(custom, context);
+        const Tensors tensors = tensors_of(*custom.row, known.sizes);
+        for (int i = 0; i < tensors.input_count; ++i) {
+            read_input(custom, context, static_cast<size_t>(i), *tensors.inputs[i], known);
+        }
+        for (int i = 0; i < custom.row->output_count; ++i) infer_shape(custom, context, known, i);
     }));
     return nullptr;
 }

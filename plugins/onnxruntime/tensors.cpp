@@ -58,6 +58,9 @@ void check_element(const TensorRow& tensor, ONNXTensorElementDataType element, B
         case Element::kActivation:
             if (!single && !half && !brain) refuse_element(tensor, element, "float32, float16 or bfloat16");
             return check_same(tensor, element, binding.activations);
+        case Element::kHalf:
+            if (!half && !brain) refuse_element(tensor, element, "float16 or bfloat16");
+            return check_same(tensor, element, binding.activations);
         case Element::kState:
             if (!single && !half) refuse_element(tensor, element, "float32 or float16");
             return check_same(tensor, element, binding.states);

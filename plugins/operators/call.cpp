@@ -1,7 +1,10 @@
 #include "call.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
+
+#include "norm_conv_call.h"
 
 namespace aim_edge {
 namespace {
@@ -207,6 +210,9 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
+        case OperatorKind::kNormConv:
+        case OperatorKind::kUpsampleConv:
+        case OperatorKind::kNormConvImage: return use(norm_conv_params(kind, call));
         case OperatorKind::kMamba2DecodeStep: break;
     }
     return use(mamba2_decode_step_params(call));
@@ -223,24 +229,30 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t* size = call.sizes.of;
     const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
+    // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
+    const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
-        {kHeight, 1},   {kWidth, 1}};
+        {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
+    const bool single = call.activations == aim_kernels::DType::kFloat32;
+    if (is_norm_conv(kind) && single) call.activations = aim_kernels::DType::kFloat16;  // not known: it has no float32
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (kind == OperatorKind::kSelectiveScan) return aim_kernels::workspace_bytes(selective_scan_params(call));
     if (is_group_norm(kind)) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
+    if (is_norm_conv(kind)) return norm_conv_workspace(kind, call);
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
     return 0;
 }
 
 Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept {
+    if (is_norm_conv(kind)) return launch_norm_conv(kind, call, stream);
     return with_params(kind, call, [stream](const auto& params) { return aim_kernels::launch(params, stream); });
 }
 

@@ -15,7 +15,7 @@ struct Call {
     aim_kernels::DType states = aim_kernels::DType::kFloat32;
     const void* inputs[kMaxInputs] = {};
     void* outputs[kMaxOutputs] = {};
-    bool channels_last = false;  // of the tensors that the table says may be
+    bool channels_last = false;  // of the images
     void* workspace = nullptr;
     size_t workspace_size = 0;
 };

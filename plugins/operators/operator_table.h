@@ -37,10 +37,15 @@ enum Symbol : int8_t {
     kBatch,
     kHeight,
     kWidth,
+    kHasNorm,
+    kHasResidual,
+    kChunks,
+    kBlocks,
+    kOutChannels,
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -74,6 +79,18 @@ namespace add_group_norm_silu {
 enum Input { x, weight, bias, residual };
 enum Output { y, sum };
 }  // namespace add_group_norm_silu
+namespace norm_conv {
+enum Input { x, weight, bias, next_weight, next_bias, affine, residual };
+enum Output { y, next_affine };
+}  // namespace norm_conv
+namespace upsample_conv {
+enum Input { x, weight, bias, next_weight, next_bias };
+enum Output { y, next_affine };
+}  // namespace upsample_conv
+namespace norm_conv_image {
+enum Input { x, weight, bias, affine };
+enum Output { image };
+}  // namespace norm_conv_image
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -305,7 +322,7 @@ constexpr OperatorRow kOperators[] = {
         3, {
             {"x", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
             {"weight", Element::kFloat32, kOne, -1,
              {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
              {}},
@@ -316,7 +333,7 @@ constexpr OperatorRow kOperators[] = {
         1, {
             {"y", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
         },
     },
     {
@@ -330,7 +347,7 @@ constexpr OperatorRow kOperators[] = {
         4, {
             {"x", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
             {"weight", Element::kFloat32, kOne, -1,
              {1, {{"channels", 1, {{1, {kChannels, kOne}}}}}},
              {}},
@@ -339,19 +356,118 @@ constexpr OperatorRow kOperators[] = {
              {}},
             {"residual", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
         },
         2, {
             {"y", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
             {"sum", Element::kActivation, kOne, -1,
              {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"channels", 1, {{1, {kChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
-             {}, true},
+             {}, Images::kEither},
+        },
+    },
+    {
+        "NormConv", OperatorKind::kNormConv,
+        5, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"has_norm", AttributeType::kInt, kHasNorm, 2, {"0", "1"}, 1},
+            {"has_residual", AttributeType::kInt, kHasResidual, 2, {"0", "1"}, 1},
+        },
+        7, {
+            {"x", Element::kHalf, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"64 * chunks", 1, {{64, {kChunks, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+            {"weight", Element::kHalf, kOne, -1,
+             {6, {{"blocks", 1, {{1, {kBlocks, kOne}}}}, {"chunks", 1, {{1, {kChunks, kOne}}}}, {"9", 1, {{9, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}, {"128", 1, {{128, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+            {"next_weight", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+            {"next_bias", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+            {"affine", Element::kFloat32, kHasNorm, -1,
+             {3, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"64 * chunks", 1, {{64, {kChunks, kOne}}}}, {"2", 1, {{2, {kOne, kOne}}}}}},
+             {}},
+            {"residual", Element::kHalf, kHasResidual, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"128 * blocks", 1, {{128, {kBlocks, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+        },
+        2, {
+            {"y", Element::kHalf, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"128 * blocks", 1, {{128, {kBlocks, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+            {"next_affine", Element::kFloat32, kOne, -1,
+             {3, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"128 * blocks", 1, {{128, {kBlocks, kOne}}}}, {"2", 1, {{2, {kOne, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "UpsampleConv", OperatorKind::kUpsampleConv,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+        },
+        5, {
+            {"x", Element::kHalf, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"64 * chunks", 1, {{64, {kChunks, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+            {"weight", Element::kHalf, kOne, -1,
+             {6, {{"4 * blocks", 1, {{4, {kBlocks, kOne}}}}, {"chunks", 1, {{1, {kChunks, kOne}}}}, {"4", 1, {{4, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}, {"128", 1, {{128, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+            {"next_weight", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+            {"next_bias", Element::kFloat32, kOne, -1,
+             {1, {{"128 * blocks", 1, {{128, {kBlocks, kOne}}}}}},
+             {}},
+        },
+        2, {
+            {"y", Element::kHalf, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"128 * blocks", 1, {{128, {kBlocks, kOne}}}}, {"2 * height", 1, {{2, {kHeight, kOne}}}}, {"2 * width", 1, {{2, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+            {"next_affine", Element::kFloat32, kOne, -1,
+             {3, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"128 * blocks", 1, {{128, {kBlocks, kOne}}}}, {"2", 1, {{2, {kOne, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "NormConvImage", OperatorKind::kNormConvImage,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        4, {
+            {"x", Element::kHalf, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"64 * chunks", 1, {{64, {kChunks, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}, Images::kChannelsLast},
+            {"weight", Element::kHalf, kOne, -1,
+             {6, {{"1", 1, {{1, {kOne, kOne}}}}, {"chunks", 1, {{1, {kChunks, kOne}}}}, {"9", 1, {{9, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}, {"8", 1, {{8, {kOne, kOne}}}}}},
+             {}},
+            {"bias", Element::kFloat32, kOne, -1,
+             {1, {{"out_channels", 1, {{1, {kOutChannels, kOne}}}}}},
+             {}},
+            {"affine", Element::kFloat32, kOne, -1,
+             {3, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"64 * chunks", 1, {{64, {kChunks, kOne}}}}, {"2", 1, {{2, {kOne, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"image", Element::kFloat32, kOne, -1,
+             {4, {{"batch", 1, {{1, {kBatch, kOne}}}}, {"out_channels", 1, {{1, {kOutChannels, kOne}}}}, {"height", 1, {{1, {kHeight, kOne}}}}, {"width", 1, {{1, {kWidth, kOne}}}}}},
+             {}},
         },
     },
 };
 
-constexpr int kOperatorCount = 8;
+constexpr int kOperatorCount = 11;
 
 }  // namespace aim_edge

@@ -40,9 +40,13 @@ const ShapeRow& shape_of(const OperatorRow& row, const TensorRow& tensor, const 
     return mamba1 && tensor.mamba1_shape.rank > 0 ? tensor.mamba1_shape : tensor.shape;
 }
 
-Symbol bare_symbol(const DimRow& dim) noexcept {
+Symbol only_symbol(const DimRow& dim) noexcept {
     const Term& term = dim.term[0];
-    return dim.terms == 1 && term.factor == 1 && term.symbols[1] == kOne ? term.symbols[0] : kOne;
+    return dim.terms == 1 && term.factor > 0 && term.symbols[1] == kOne ? term.symbols[0] : kOne;
+}
+
+Symbol bare_symbol(const DimRow& dim) noexcept {
+    return dim.term[0].factor == 1 ? only_symbol(dim) : kOne;
 }
 
 int64_t evaluate(const DimRow& dim, const Sizes& sizes) noexcept {
@@ -75,10 +79,13 @@ bool bind_shape(const ShapeRow& shape, const Extents& found, Sizes& sizes) noexc
     for (int i = 0; matches && i < shape.rank; ++i) {
         const int64_t dim = found.dims[i];
         if (dim == -1) continue;
-        const Symbol symbol = bare_symbol(shape.dims[i]);
-        if (symbol != kOne && sizes.of[symbol] == 0) sizes.of[symbol] = std::max<int64_t>(dim, 0);
+        const Symbol symbol = only_symbol(shape.dims[i]);
+        const int64_t factor = shape.dims[i].term[0].factor;
+        const bool binds = symbol != kOne && sizes.of[symbol] == 0 && dim > 0 && dim % factor == 0;
+        if (binds) sizes.of[symbol] = dim / factor;
         const int64_t expected = evaluate(shape.dims[i], sizes);
-        matches = dim > 0 && (expected == 0 || dim == expected);
+        const bool open = symbol == kOne && expected == 0;
+        matches = dim > 0 && (open || dim == expected);
     }
     return matches;
 }

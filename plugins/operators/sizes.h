@@ -29,6 +29,9 @@ Tensors tensors_of(const OperatorRow& row, const Sizes& sizes) noexcept;
 
 const ShapeRow& shape_of(const OperatorRow& row, const TensorRow& tensor, const Sizes& sizes) noexcept;
 
+// The only name in a dimension such as "height" or "64 * chunks", or kOne if it is anything else.
+Symbol only_symbol(const DimRow& dim) noexcept;
+
 // The name that a dimension consists of, or kOne if it is anything else.
 Symbol bare_symbol(const DimRow& dim) noexcept;
 

@@ -9,13 +9,17 @@ enum Symbol : int8_t;  // sizes and integer attributes; kOne stands for the numb
 enum class OperatorKind : int32_t;
 
 enum class AttributeType : int8_t { kInt, kFloat, kString };
-// T of the table: one type for all activations of an operator. S: one type for all of its states.
-enum class Element : int8_t { kActivation, kState, kFloat32, kInt32 };
+// T of the table: one type for all activations of an operator. S: one type for all of its states. H: as T, but not
+// float32.
+enum class Element : int8_t { kActivation, kState, kHalf, kFloat32, kInt32 };
+constexpr int kElementCount = 5;
+// Of an image: whether its channels are the last or the second dimension in memory.
+enum class Images : int8_t { kChannelsFirst, kEither, kChannelsLast };
 
 constexpr int kMaxAttributes = 9;
 constexpr int kMaxInputs = 10;
 constexpr int kMaxOutputs = 3;
-constexpr int kMaxRank = 4;
+constexpr int kMaxRank = 6;
 
 struct Term {
     int32_t factor;
@@ -50,7 +54,7 @@ struct TensorRow {
     int alias;         // of an output: the input that it may overwrite; -1: none
     ShapeRow shape;
     ShapeRow mamba1_shape;  // in place of `shape` for Mamba-1; rank 0: the same
-    bool channels_last = false;  // an image: the adapter may hand it over with its channels last
+    Images images = Images::kChannelsFirst;  // what the kernels take; of what is no image, too
 };
 
 struct OperatorRow {

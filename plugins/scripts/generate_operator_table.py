@@ -19,10 +19,12 @@ PLUGINS = Path(__file__).resolve().parent.parent
 TABLE = PLUGINS / "operators.json"
 HEADER = PLUGINS / "operators" / "operator_table.h"
 
-ELEMENTS = {"T": "kActivation", "S": "kState", "float32": "kFloat32", "int32": "kInt32"}
+ELEMENTS = {"T": "kActivation", "S": "kState", "H": "kHalf", "float32": "kFloat32", "int32": "kInt32"}
 ATTRIBUTE_TYPES = {"int": "kInt", "float": "kFloat", "string": "kString"}
 # Limits of the C++ structs in operators/table.h.
-MAX_TERMS, MAX_SYMBOLS, MAX_RANK, MAX_ALLOWED = 3, 2, 4, 2
+MAX_TERMS, MAX_SYMBOLS, MAX_RANK, MAX_ALLOWED = 3, 2, 6, 2
+# An image's channels may come last, or always do.
+IMAGES = {None: "", True: ", Images::kEither", "always": ", Images::kChannelsLast"}
 
 
 def camel(name: str) -> str:
@@ -107,7 +109,7 @@ def tensor_row(tensor: dict[str, Any], inputs: list[str]) -> str:
     alias = inputs.index(tensor["aliases"]) if "aliases" in tensor else -1
     variant = shape(tensor["mamba1_shape"]) if "mamba1_shape" in tensor else "{}"
     element = ELEMENTS[tensor["dtype"]]
-    last = ", true" if tensor.get("channels_last") else ""
+    last = IMAGES[tensor.get("channels_last")]
     return (
         f'{{"{tensor["name"]}", Element::{element}, {condition}, {alias},\n'
         f"             {shape(tensor['shape'])},\n             {variant}{last}}}"

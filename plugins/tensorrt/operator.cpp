@@ -76,9 +76,11 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
                       static_cast<int>(inputs[i].type));
             return false;
         }
-        if (tensor.element == Element::kActivation) to_dtype(inputs[i].type, call.activations);
+        const bool activation = tensor.element == Element::kActivation || tensor.element == Element::kHalf;
+        if (activation) to_dtype(inputs[i].type, call.activations);
         if (tensor.element == Element::kState) to_dtype(inputs[i].type, call.states);
-        if (tensor.channels_last) call.channels_last = inputs[i].format != nvinfer1::TensorFormat::kLINEAR;
+        const bool image = tensor.images != Images::kChannelsFirst;
+        if (image) call.channels_last = inputs[i].format != nvinfer1::TensorFormat::kLINEAR;
     }
     return true;
 }

@@ -10,12 +10,34 @@ using nvinfer1::PluginTensorDesc;
 
 namespace {
 
-// Images of float16 may have their channels last, padded to 8: what TensorRT's convolutions want of them.
+// Images of 16 bits may have their channels last, padded to 8: what TensorRT's convolutions want of them.
 bool is_supported_format(const TensorRow& row, const PluginTensorDesc& found) noexcept {
-    if (found.format == nvinfer1::TensorFormat::kLINEAR) return true;
+    if (found.format == nvinfer1::TensorFormat::kLINEAR) return row.images != Images::kChannelsLast;
     const bool whole = found.dims.nbDims == 4 && found.dims.d[1] > 0 && found.dims.d[1] % 8 == 0;
-    return row.channels_last && whole && found.type == DataType::kHALF &&
+    return row.images != Images::kChannelsFirst && whole && is_supported(Element::kHalf, found.type) &&
            found.format == nvinfer1::TensorFormat::kHWC8;
+}
+
+using Expression = const nvinfer1::IDimensionExpr*;
+
+// A dimension of which not all is known yet, from those that its names are bound to. Null: TensorRT has no memory.
+Expression expression_of(const DimRow& dim, const Sizes& sizes, const Expression (&bound)[kSymbolCount],
+                         nvinfer1::IExprBuilder& builder) noexcept {
+    using nvinfer1::DimensionOperation;
+    Expression sum = nullptr;
+    for (int i = 0; i < dim.terms; ++i) {
+        Expression product = builder.constant(dim.term[i].factor);
+        for (Symbol symbol : dim.term[i].symbols) {
+            if (symbol == kOne || product == nullptr) continue;
+            const Expression value =
+                bound[symbol] != nullptr ? bound[symbol] : builder.constant(static_cast<int32_t>(sizes.of[symbol]));
+            product = value == nullptr ? nullptr : builder.operation(DimensionOperation::kPROD, *product, *value);
+        }
+        const bool first = i == 0;
+        if (product == nullptr || (!first && sum == nullptr)) return nullptr;
+        sum = first ? product : builder.operation(DimensionOperation::kSUM, *sum, *product);
+    }
+    return sum;
 }
 
 }  // namespace
@@ -30,10 +52,10 @@ bool Operator::supports(int pos, const PluginTensorDesc* tensors, int inputs, in
     const Element element = row_of(pos)->element;
     if (!is_supported_format(*row_of(pos), tensors[pos])) return false;
     if (!is_supported(element, tensors[pos].type)) return false;
+    const auto is_image = [&](int i) { return row_of(i)->images != Images::kChannelsFirst; };
     for (int i = 0; i < pos; ++i) {
-        if (row_of(i)->element != element) continue;
-        const bool same_layout = !row_of(i)->channels_last || tensors[i].format == tensors[pos].format;
-        return tensors[i].type == tensors[pos].type && same_layout;
+        if (row_of(i)->element == element && tensors[i].type != tensors[pos].type) return false;
+        if (is_image(i) && is_image(pos) && tensors[i].format != tensors[pos].format) return false;
     }
     return true;
 }
@@ -54,13 +76,13 @@ bool Operator::output_shape(int index, const nvinfer1::DimsExprs* inputs, int co
         return false;
     }
     Sizes sizes = mAttributes.sizes;
-    const nvinfer1::IDimensionExpr* bound[kSymbolCount] = {};
+    Expression bound[kSymbolCount] = {};
     for (int i = 0; i < count; ++i) {
         const ShapeRow& expected = shape_of(*mRow, *mTensors.inputs[i], mAttributes.sizes);
         nvinfer1::Dims dims;
         dims.nbDims = inputs[i].nbDims;
         for (int d = 0; d < inputs[i].nbDims; ++d) {
-            const nvinfer1::IDimensionExpr* dim = inputs[i].d[d];
+            const Expression dim = inputs[i].d[d];
             dims.d[d] = dim->isConstant() ? dim->getConstantValue() : -1;
             const Symbol symbol = d < expected.rank ? bare_symbol(expected.dims[d]) : kOne;
             if (bound[symbol] == nullptr) bound[symbol] = dim;
@@ -74,10 +96,16 @@ bool Operator::output_shape(int index, const nvinfer1::DimsExprs* inputs, int co
     }
     shape.nbDims = output.shape.rank;
     for (int d = 0; d < shape.nbDims; ++d) {
-        const Symbol symbol = bare_symbol(output.shape.dims[d]);
-        const bool from_input = symbol != kOne && bound[symbol] != nullptr;
-        const int64_t value = from_input ? 0 : evaluate(output.shape.dims[d], sizes);
-        shape.d[d] = from_input ? bound[symbol] : builder.constant(static_cast<int32_t>(value));
+        const DimRow& dim = output.shape.dims[d];
+        const Symbol symbol = bare_symbol(dim);
+        const int64_t value = evaluate(dim, sizes);
+        if (symbol != kOne && bound[symbol] != nullptr) {
+            shape.d[d] = bound[symbol];
+        } else if (value > 0) {
+            shape.d[d] = builder.constant(static_cast<int32_t>(value));
+        } else {
+            shape.d[d] = expression_of(dim, sizes, bound, builder);
+        }
     }
     return true;
 }

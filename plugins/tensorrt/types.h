@@ -27,6 +27,7 @@ inline bool is_supported(Element element, nvinfer1::DataType type) noexcept {
     switch (element) {
         case Element::kActivation: return to_dtype(type, dtype);
         case Element::kState: return to_dtype(type, dtype) && dtype != aim_kernels::DType::kBFloat16;
+        case Element::kHalf: return to_dtype(type, dtype) && dtype != aim_kernels::DType::kFloat32;
         case Element::kFloat32: return type == DataType::kFLOAT;
         case Element::kInt32: return type == DataType::kINT32;
     }

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from kernels import (
     decode_case,
+    norm_conv_case,
     scan_case,
     test_ada_ln_norm,
     test_causal_conv1d,
     test_group_norm_silu,
     test_image,
     test_linear,
+    test_norm_conv,
     test_rms_norm_gated,
     test_sample,
 )
@@ -93,12 +95,28 @@ GROUP_NORMS = [
     for last in (False, True)
     for height, width in ((7, 5), (32, 16))
 ]
+NORM_CONVS = [
+    *(
+        test_norm_conv.BASE.but(kind=kind, dtype=dtype, norm=norm, residual=residual, height=height, width=19)
+        for kind in (norm_conv_case.SAME, norm_conv_case.UPSAMPLE)
+        for dtype, height in ((FLOAT16, 5), (BFLOAT16, 18))
+        for norm in (False, True)
+        for residual in (False, True)
+    ),
+    *(
+        test_norm_conv.BASE.but(kind=norm_conv_case.IMAGE, out_channels=3, dtype=dtype, norm=norm, height=5, width=19)
+        for dtype in (FLOAT16, BFLOAT16)
+        for norm in (False, True)
+    ),
+    test_norm_conv.BASE.but(batch=2, in_channels=128, out_channels=256, residual=True, in_place=True),
+]
 TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_causal_conv1d.test_matches_the_reference, CONVS),
     (test_rms_norm_gated.test_matches_the_reference, NORMS),
     (test_ada_ln_norm.test_matches_the_reference, ADA_LNS),
     (test_linear.test_matches_the_reference, LINEARS),
     (test_group_norm_silu.test_matches_the_reference, GROUP_NORMS),
+    (test_norm_conv.test_matches_the_reference, NORM_CONVS),
     (test_sample.test_draws_the_codes_of_the_host, SAMPLES),
     (test_image.test_makes_the_pixels_of_the_host, IMAGES),
 ]

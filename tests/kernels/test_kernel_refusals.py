@@ -30,6 +30,10 @@ LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x",
 GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
 GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
 BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
+NORM_CONV = {"batch": 1, "in_channels": 64, "height": 4, "width": 4, "out_channels": 128, "groups": 32}
+NORM_CONV |= {"dtype": abi.FLOAT16, "workspace_size": 1 << 20}
+NORM_CONV |= dict.fromkeys(("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace"), SOME)
+BASES |= {"norm_conv": NORM_CONV}
 BASES |= {"sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
@@ -47,6 +51,31 @@ REFUSED = [
     ("group_norm_silu", "residual", SOME, abi.NULL_POINTER, ["sum is null"]),
     ("group_norm_silu", "sum", SOME, abi.NULL_POINTER, ["residual is null"]),
     ("group_norm_silu", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes"]),
+    ("norm_conv", "in_channels", 96, abi.UNSUPPORTED_SHAPE, ["in_channels is 96", "64 to 2048 in steps of 64"]),
+    ("norm_conv", "in_channels", 4096, abi.UNSUPPORTED_SHAPE, ["in_channels is 4096", "2048"]),
+    ("norm_conv", "out_channels", 64, abi.UNSUPPORTED_SHAPE, ["out_channels is 64", "steps of 128"]),
+    ("norm_conv", "out_channels", 192, abi.UNSUPPORTED_SHAPE, ["out_channels is 192", "steps of 128"]),
+    ("norm_conv", "kind", 3, abi.UNSUPPORTED_SHAPE, ["kind is 3", "2 (image)"]),
+    ("norm_conv", "kind", 2, abi.UNSUPPORTED_SHAPE, ["out_channels is 128", "1 to 8"]),
+    ("norm_conv", "groups", 0, abi.UNSUPPORTED_SHAPE, ["groups is 0", "multiple of 4"]),
+    ("norm_conv", "groups", 3, abi.UNSUPPORTED_SHAPE, ["groups is 3", "out_channels is 128"]),
+    ("norm_conv", "groups", 64, abi.UNSUPPORTED_SHAPE, ["groups is 64", "multiple of 4"]),
+    ("norm_conv", "height", 0, abi.UNSUPPORTED_SHAPE, ["height is 0"]),
+    ("norm_conv", "width", 1 << 28, abi.UNSUPPORTED_SHAPE, ["128 x 4 x 268435456", "elements"]),
+    ("norm_conv", "batch", 0, abi.UNSUPPORTED_SHAPE, ["batch is 0"]),
+    ("norm_conv", "batch", 1 << 31, abi.UNSUPPORTED_SHAPE, ["batch is 2147483648", "4 x 4: up to"]),
+    ("norm_conv", "eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["eps is nan"]),
+    ("norm_conv", "dtype", abi.FLOAT32, abi.UNSUPPORTED_DTYPE, ["dtype is 0", "float16", "bfloat16"]),
+    ("norm_conv", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    *(
+        ("norm_conv", field, None, abi.NULL_POINTER, [f"{field} is null"])
+        for field in ("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace")
+    ),
+    *(
+        ("norm_conv", field, SOME + 8, abi.MISALIGNED, [field, "16"])
+        for field in ("x", "affine", "weight", "bias", "residual", "y", "next_affine", "workspace")
+    ),
+    ("norm_conv", "workspace_size", 16, abi.WORKSPACE_TOO_SMALL, ["16 bytes"]),
     ("linear", "in_features", 12, abi.UNSUPPORTED_SHAPE, ["in_features is 12", "steps of 8"]),
     ("linear", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
     ("linear", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
@@ -130,6 +159,14 @@ def test_a_wrong_field_is_refused(
     message = device.library.last_error()
     assert message.startswith(name)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("field", ["residual", "next_weight", "next_bias", "next_affine"])
+def test_a_convolution_to_an_image_refuses_what_it_has_no_use_for(device: Device, field: str) -> None:
+    unused = dict.fromkeys(("next_weight", "next_bias", "next_affine"))
+    params = params_for("norm_conv", kind=2, out_channels=3, **{**unused, field: SOME})
+    assert device.library.code("norm_conv", params) == abi.UNSUPPORTED_SHAPE
+    assert f"norm_conv: {field} is given" in device.library.last_error()
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--half-states", action="store_true")
     parser.add_argument("--vq-f16", action="store_true")
+    parser.add_argument("--fused-convolutions", action="store_true")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -110,9 +111,11 @@ def main() -> None:
             for precision in options.precisions:
                 out = options.out / f"{name}-{lowering}-{precision}"
                 states = "float16" if options.half_states and precision == "float16" else "float32"
+                fused = options.fused_convolutions and (lowering, precision) == ("plugin-fused", "float16")
                 export_bundle(
-                    loaded, out, lowering=lowering, precision=precision, state_dtype=states, overwrite=True
-                )
+                    loaded, out, lowering=lowering, precision=precision, state_dtype=states, fused_convolutions=fused,
+                    overwrite=True,
+                )  # fmt: skip
         model = loaded.aim.to(device)
         np.savez(options.out / f"{name}.npz", **reference(model, options.steps))
         sys.stdout.write(f"{name}: {time.perf_counter() - start:.1f} s\n")

@@ -45,7 +45,7 @@ class Case:
 
     def __str__(self) -> str:
         options = [
-            f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "silu", "has_z", "has_active")
+            f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "silu") or k[:4] == "has_"
         ]
         length = f"L={self.sizes.get('length', 1)}"
         return " ".join([self.operator, f"{self.activations}/{self.states}", length, *options])
@@ -59,7 +59,7 @@ class Case:
 
     def dtype(self, tensor: Mapping[str, Any]) -> str:
         name: str = tensor["dtype"]
-        return {"T": self.activations, "S": self.states}.get(name, name)
+        return {"T": self.activations, "H": self.activations, "S": self.states}.get(name, name)
 
     def shape(self, tensor: Mapping[str, Any]) -> tuple[int, ...]:
         mamba1 = self.attributes.get("kind") == "mamba1"
@@ -72,10 +72,12 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
     sizes |= {"d_model": 96, "vectors": 5, "in_features": 96, "out_features": 40}
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
+    sizes |= {"chunks": 2, "blocks": 1, "out_channels": 3}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
+    plain |= {"has_norm": 0, "has_residual": 0}
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
@@ -91,6 +93,10 @@ def all_cases() -> list[Case]:
         cases.append(make_case("GroupNormSilu", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32", silu=0))
         cases.append(make_case("AddGroupNormSilu", activations, "float32"))
+        if activations != "float32":
+            cases += [make_case("NormConv", activations, "float32", rows=2, has_norm=norm, has_residual=residual)
+                      for norm in (0, 1) for residual in (0, 1)]  # fmt: skip
+            cases += [make_case(name, activations, "float32", rows=2) for name in ("UpsampleConv", "NormConvImage")]
         for states in ("float32", "float16"):
             types = (activations, states)
             cases += [
@@ -212,6 +218,37 @@ def _add_group_norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return [_group_norm(case, x=total, weight=f["weight"], bias=f["bias"]), total]
 
 
+def _taps(packed: NDArray[np.float64], outputs: int) -> NDArray[np.float64]:
+    """(blocks, chunks, taps, 8, n, 8) as (outputs, inputs, taps)."""
+    blocks, chunks, taps, _, n, _ = packed.shape
+    return packed.transpose(0, 4, 1, 3, 5, 2).reshape(blocks * n, chunks * 64, taps)[:outputs]
+
+
+def _norm_conv(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    a, bias = f["x"], f["bias"]
+    if "affine" in f:
+        scale, shift = (f["affine"][..., i][:, :, None, None] for i in range(2))
+        a = rounded(reference.silu(a * scale + shift).astype(np.float32), case.activations).astype(np.float64)
+    outputs = len(bias)
+    if case.operator == "UpsampleConv":
+        batch, _, height, width = a.shape
+        y = np.zeros((batch, outputs, 2 * height, 2 * width))
+        for phase, packed in enumerate(f["weight"].reshape(4, -1, *f["weight"].shape[1:])):
+            row, column = divmod(phase, 2)
+            seen = np.zeros((outputs, a.shape[1], 3, 3))
+            seen[:, :, row : row + 2, column : column + 2] = _taps(packed, outputs).reshape(outputs, -1, 2, 2)
+            y[:, :, row::2, column::2] = reference.conv3x3(a, seen, bias)
+    else:
+        y = reference.conv3x3(a, _taps(f["weight"], outputs).reshape(outputs, -1, 3, 3), bias)
+    if case.operator == "NormConvImage":
+        return [y]
+    if "residual" in f:
+        y = rounded(y.astype(np.float32), case.activations) + f["residual"]
+    y = rounded(y.astype(np.float32), case.activations).astype(np.float64)
+    attributes = case.attributes
+    return [y, reference.norm_affine(y, f["next_weight"], f["next_bias"], attributes["groups"], attributes["eps"])]
+
+
 _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "CausalConv1d": _conv,
     "SelectiveScan": _scan,
@@ -220,6 +257,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "AdaLnNorm": _ada_ln,
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],
     "AddGroupNormSilu": _add_group_norm,
+    **dict.fromkeys(("NormConv", "UpsampleConv", "NormConvImage"), _norm_conv),
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }
 

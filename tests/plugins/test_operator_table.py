@@ -61,6 +61,8 @@ def test_the_order_that_the_code_relies_on() -> None:
     [
         ("rows", [(1, ["rows"])]),
         ("d_conv - 1", [(1, ["d_conv"]), (-1, [])]),
+        ("9", [(9, [])]),
+        ("128 * blocks", [(128, ["blocks"])]),
         ("2 * a * b + c", [(2, ["a", "b"]), (1, ["c"])]),
     ],
 )

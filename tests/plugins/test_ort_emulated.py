@@ -50,6 +50,52 @@ def test_shapes_are_inferred(options: Any, tmp_path: Path) -> None:
     assert shapes == [["rows", 96], ["rows", 224, 3], ["rows", 6, 16, 32]]
 
 
+def test_shapes_of_images_are_inferred(options: Any) -> None:
+    """Of other channels, and another height and width, than the input's; a name for the batch goes on."""
+    found = {}
+    for operator in ("NormConv", "UpsampleConv", "NormConvImage"):
+        case = make_case(operator, "float16", "float32", rows=2)
+        outputs = open_session(make_model(case), options).get_outputs()
+        found[operator] = [output.shape for output in outputs]
+    assert found == {
+        "NormConv": [[2, 128, 5, 7], [2, 128, 2]],
+        "UpsampleConv": [[2, 128, 10, 14], [2, 128, 2]],
+        "NormConvImage": [[2, 3, 5, 7]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("x", (2, 96, 5, 7), r"'x' has shape \(2, 96, 5, 7\); expected \(batch, 64 \* chunks, height, width\)"),
+        ("weight", (1, 1, 9, 8, 128, 8), r"'weight' has shape \(1, 1, .*; expected .*, here \(1, 2, 9, 8, 128, 8\)"),
+        ("weight", (1, 2, 4, 8, 128, 8), r"'weight' has shape \(1, 2, 4, .*; expected .*, here \(1, 2, 9, 8, 128, 8\)"),
+        ("bias", (256,), r"'bias' has shape \(256\); expected \(128 \* blocks\), here \(128\)"),
+        ("next_bias", (64,), r"'next_bias' has shape \(64\); expected \(128 \* blocks\), here \(128\)"),
+        ("affine", (2, 128, 3), r"'affine' has shape \(2, 128, 3\); expected .*, here \(2, 128, 2\)"),
+        ("residual", (2, 128, 5, 6), r"'residual' has shape \(2, 128, 5, 6\); expected .*, here \(2, 128, 5, 7\)"),
+    ],
+)
+def test_sizes_of_a_convolution_that_do_not_agree(
+    name: str, shape: tuple[int, ...], message: str, options: Any
+) -> None:
+    case = make_case("NormConv", "float16", "float32", rows=2, has_norm=1, has_residual=1)
+    session = open_session(make_model(case, known=False), options)
+    feeds = make_feeds(case)
+    with pytest.raises(Exception, match=r"aim_edge.NormConv 'the_node': " + message):
+        session.run(None, {**feeds, name: np.zeros(shape, feeds[name].dtype)})
+    assert ort_cases.failures(case, feeds, session.run(None, feeds)) == []
+
+
+def test_an_upsampling_whose_weights_are_not_four_convolutions(options: Any) -> None:
+    case = make_case("UpsampleConv", "float16", "float32", rows=2)
+    session = open_session(make_model(case, known=False), options)
+    feeds = make_feeds(case)
+    feeds["weight"] = feeds["weight"][:3]
+    with pytest.raises(Exception, match=r"'weight' has shape \(3, 2, 4, 8, 128, 8\); expected \(4 \* blocks, "):
+        session.run(None, feeds)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
@@ -102,3 +148,32 @@ def test_the_demo(lowering: str, precision: str, options: Any, tmp_path: Path) -
         for name, value in states.items():
             error = np.abs(after[name].astype(np.float32) - value).max() / np.abs(value).max()
             assert error <= (1e-4 if exact else 2e-2), (graph, name)
+
+
+def test_an_image_decoder_of_convolutions_with_norms(options: Any, tmp_path: Path) -> None:
+    """The graphs without bodies and with them give what the bodies give where the library is not."""
+    torch = pytest.importorskip("torch", reason="NOT RUN: needs torch, to export a tokenizer")
+    from aim_edge.aim import Checkpoint, VqConfig, VqModel
+    from aim_edge.export import export_bundle
+    from golden.cases import load_case
+
+    model = load_case("mamba2_mlp").model
+    torch.manual_seed(0)
+    config = VqConfig(n_embed=model.config.vocab_size, ch=128, ch_mult=(1, 1), z_channels=64, num_res_blocks=1)
+    tokenizer = VqModel(config).eval()
+    for name, parameter in tokenizer.named_parameters():
+        if ".norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    given = Checkpoint(model, tokenizer, None, {}, "golden mamba2_mlp", "0" * 64)
+    bundle = export_bundle(
+        given, tmp_path / "bundle", lowering="plugin-fused", precision="float16", fused_convolutions=True
+    )
+    codes = np.random.default_rng(0).integers(0, config.n_embed, (1, 3, 3), np.int32)
+
+    def images(file: str, options: Any) -> Any:
+        return open_session(str(bundle / file), options).run(None, {"codes": codes})[0]
+
+    wanted = images("vq_decode.onnx", ort.SessionOptions())
+    for file in ("vq_decode.trt.onnx", "vq_decode.onnx"):
+        error = images(file, options) - wanted
+        assert 10 * np.log10(np.square(wanted).mean() / np.square(error).mean()) > 50, file

@@ -98,6 +98,8 @@ SCAN, CONV, NORM = "SelectiveScan", "CausalConv1d", "RmsNormGated"
         (NORM, {"eps": -1.0}, "eps is -1; supported: 0 or more"),
         (NORM, {"eps": 1}, "attribute 'eps' is missing or of another type"),
         (NORM, {"ngroups": 5}, "ngroups"),
+        ("NormConv", {"has_norm": 1}, "5 inputs; expected 6, by the attributes"),
+        ("NormConv", {"groups": 3}, "groups is 3 and out_channels is 128; supported: groups of a multiple of 4"),
         ("Mamba2DecodeStep", {"d_conv": 3}, "'conv_weight' has shape (224, 4); expected (conv_dim, d_conv), here (2"),
     ],
     ids=str,
@@ -126,6 +128,15 @@ def test_sizes_that_the_kernels_do_not_have_are_listed(library: Path) -> None:
 )
 def test_a_wrong_type_is_refused(tensor: str, element: str, message: str, library: Path) -> None:
     assert message in refusal(changed(make_case(SCAN, "float16", "float32"), tensor, element), library)
+
+
+def test_a_convolution_is_refused_in_float32_and_in_sizes_that_do_not_agree(library: Path) -> None:
+    case = make_case("NormConv", "float16", "float32", rows=2, has_residual=1)
+    assert "'x' is float32; expected float16 or bfloat16" in refusal(changed(case, "x", "float32"), library)
+    told = refusal(changed(case, "residual", "bfloat16"), library)
+    assert "'residual' is bfloat16; expected float16 like the activations before it" in told
+    told = refusal(changed(case, "weight", shape=(1, 3, 9, 8, 128, 8)), library)
+    assert "expected (blocks, chunks, 9, 8, 128, 8), here (1, 2, 9, 8, 128, 8)" in told
 
 
 def test_a_wrong_shape_is_refused_when_the_session_is_made(library: Path) -> None:

@@ -30,6 +30,7 @@ struct Case {
     std::vector<double> bounds;   // of the relative error, one an output
     std::vector<int> aliases;     // the input that an output may overwrite, or -1
     bool sequence = true;         // dimensions 0 and 1 are rows and length; else 0 alone is open
+    bool any_size = false;        // of images, height and width are open too
 };
 
 struct Types {

@@ -29,11 +29,12 @@ public:
 
     const Expression* make(bool constant, int64_t value) { return &mMade.emplace_back(constant, value); }
 
-    // A tensor's shape: the dimensions in `open` are not known while the engine is built.
-    nvinfer1::DimsExprs shape(const std::vector<int64_t>& dims, int open) {
+    // A tensor's shape: the first `open` dimensions, and those from `open_from` on, are not known while the engine is
+    // built.
+    nvinfer1::DimsExprs shape(const std::vector<int64_t>& dims, int open, int open_from = nvinfer1::Dims::MAX_DIMS) {
         nvinfer1::DimsExprs made{};
         made.nbDims = static_cast<int32_t>(dims.size());
-        for (int i = 0; i < made.nbDims; ++i) made.d[i] = make(i >= open, dims[static_cast<size_t>(i)]);
+        for (int i = 0; i < made.nbDims; ++i) made.d[i] = make(i >= open && i < open_from, dims[static_cast<size_t>(i)]);
         return made;
     }
 
@@ -41,9 +42,12 @@ private:
     struct Body final : nvinfer1::apiv::VExprBuilder {
         explicit Body(Expressions& owner) : mOwner(owner) {}
         const nvinfer1::IDimensionExpr* constant(int64_t value) override { return mOwner.make(true, value); }
-        const nvinfer1::IDimensionExpr* operation(nvinfer1::DimensionOperation, const nvinfer1::IDimensionExpr&,
-                                                  const nvinfer1::IDimensionExpr&) override {
-            return nullptr;
+        const nvinfer1::IDimensionExpr* operation(nvinfer1::DimensionOperation kind, const nvinfer1::IDimensionExpr& a,
+                                                  const nvinfer1::IDimensionExpr& b) override {
+            const int64_t left = static_cast<const Expression&>(a).value(), right = static_cast<const Expression&>(b).value();
+            const bool constant = a.isConstant() && b.isConstant();
+            if (kind == nvinfer1::DimensionOperation::kPROD) return mOwner.make(constant, left * right);
+            return kind == nvinfer1::DimensionOperation::kSUM ? mOwner.make(constant, left + right) : nullptr;
         }
         const nvinfer1::IDimensionExpr* declareSizeTensor(int32_t, const nvinfer1::IDimensionExpr&,
                                                           const nvinfer1::IDimensionExpr&) override {

@@ -70,7 +70,9 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
     std::vector<DimsExprs> shapes, shaped(c.outputs.size());
     for (const Tensor& tensor : c.inputs) {
         const bool batched = tensor.shape[0] == c.inputs[0].shape[0] && tensor.shape.size() > 1;
-        shapes.push_back(builder.shape(tensor.shape, batched ? (c.sequence && tensor.shape.size() == 3 ? 2 : 1) : 0));
+        const bool open = c.any_size && tensor.shape.size() == 4;
+        shapes.push_back(builder.shape(tensor.shape, batched ? (c.sequence && tensor.shape.size() == 3 ? 2 : 1) : 0,
+                                       open ? 2 : Dims::MAX_DIMS));
     }
     expect(build->getOutputShapes(shapes.data(), inputs, nullptr, 0, shaped.data(), outputs, builder) == 0, c,
            "getOutputShapes failed");
@@ -88,10 +90,10 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
         other[static_cast<size_t>(pos)].desc.format = TensorFormat::kCHW32;
         expect(!build->supportsFormatCombination(pos, other.data(), inputs, outputs), c, "tensor %d: CHW32 passes",
                pos);
-        // Channels last is for images in float16, and then for all of them.
+        // Channels last is for images of 16 bits, and then for all of them; convolutions take no others.
         const auto format = all[static_cast<size_t>(pos)].desc.format;
         const bool group_norm = c.op == "GroupNormSilu" || c.op == "AddGroupNormSilu";
-        const bool first_image = group_norm && pos == 0 && c.inputs[0].type == DataType::kHALF;
+        const bool first_image = group_norm && pos == 0 && c.inputs[0].type != DataType::kFLOAT;
         other = all;
         other[static_cast<size_t>(pos)].desc.format =
             format == TensorFormat::kHWC8 ? TensorFormat::kLINEAR : TensorFormat::kHWC8;
@@ -100,6 +102,11 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
         other = all;
         other[static_cast<size_t>(pos)].desc.type = DataType::kINT8;
         expect(!build->supportsFormatCombination(pos, other.data(), inputs, outputs), c, "tensor %d: int8 passes", pos);
+    }
+    if (c.op == "NormConv" || c.op == "UpsampleConv" || c.op == "NormConvImage") {
+        auto other = all;
+        for (auto& tensor : other) tensor.desc.type = DataType::kFLOAT;
+        expect(!build->supportsFormatCombination(1, other.data(), inputs, outputs), c, "float32 weights pass");
     }
     expect(build->configurePlugin(all.data(), inputs, all.data() + inputs, outputs) == 0, c, "configurePlugin failed");
     return static_cast<int64_t>(build->getWorkspaceSize(all.data(), inputs, all.data() + inputs, outputs));

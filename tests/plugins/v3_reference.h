@@ -136,6 +136,56 @@ inline Values group_norm_silu(int64_t channels, int64_t plane, int64_t groups, d
     return y;
 }
 
+struct ImageSizes {
+    int64_t batch, in, height, width, out;
+};
+
+// x (batch, in, height, width), affine (batch, in, 2) or empty, weight (out, in, 9), residual as the result or empty. The
+// convolution is of what is `scale` times as large by nearest neighbours.
+inline Values norm_conv(const ImageSizes& n, int64_t scale, const Values& x, const Values& affine, const Values& weight,
+                        const Values& bias, const Values& residual) {
+    const int64_t height = scale * n.height, width = scale * n.width, plane = height * width;
+    Values a(x);
+    for (size_t i = 0; i < a.size() && !affine.empty(); ++i) {
+        const size_t channel = i / (n.height * n.width);
+        a[i] = silu(a[i] * affine[2 * channel] + affine[2 * channel + 1]);
+    }
+    Values y(n.batch * n.out * plane);
+    for (int64_t at = 0; at < n.batch * n.out * plane; ++at) {
+        const int64_t image = at / (n.out * plane), out = at / plane % n.out, row = at % plane / width, column = at % width;
+        double sum = bias[out];
+        for (int64_t tap = 0; tap < 9; ++tap) {
+            const int64_t from_row = row + tap / 3 - 1, from_column = column + tap % 3 - 1;
+            if (from_row < 0 || from_row >= height || from_column < 0 || from_column >= width) continue;
+            const int64_t pixel = from_row / scale * n.width + from_column / scale;
+            for (int64_t c = 0; c < n.in; ++c) {
+                sum += weight[(out * n.in + c) * 9 + tap] * a[(image * n.in + c) * n.height * n.width + pixel];
+            }
+        }
+        y[at] = residual.empty() ? sum : sum + residual[at];
+    }
+    return y;
+}
+
+// x (batch, channels, plane), weight and bias (channels) -> (batch, channels, 2): what a norm of x multiplies a channel
+// by and then adds.
+inline Values norm_affine(int64_t channels, int64_t plane, int64_t groups, double eps, const Values& x,
+                          const Values& weight, const Values& bias) {
+    Values made;
+    const int64_t each = channels / groups, width = each * plane;
+    for (int64_t begin = 0; begin < static_cast<int64_t>(x.size()); begin += width) {
+        double mean = 0.0, variance = 0.0;
+        for (int64_t i = begin; i < begin + width; ++i) mean += x[i] / static_cast<double>(width);
+        for (int64_t i = begin; i < begin + width; ++i) variance += (x[i] - mean) * (x[i] - mean);
+        for (int64_t i = 0; i < each; ++i) {
+            const int64_t channel = begin / plane % channels + i;
+            const double scale = weight[channel] / std::sqrt(variance / static_cast<double>(width) + eps);
+            made.insert(made.end(), {scale, bias[channel] - mean * scale});
+        }
+    }
+    return made;
+}
+
 struct StepOutputs {
     Values out, conv_state, ssm_state;
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "v3_cases.h"
+#include "v3_convs.h"
 
 inline std::vector<Case> all_cases() {
     constexpr DataType f32 = DataType::kFLOAT, f16 = DataType::kHALF, bf16 = DataType::kBF16;
@@ -38,6 +39,19 @@ inline std::vector<Case> all_cases() {
     cases.push_back(group_norm_case("channels last", f16, 2, 48, 9, 3, true));
     cases.push_back(add_group_norm_case("channels last", f16, 2, 48, 9, 3, true));
     cases.push_back(group_norm_case("channels last, a large image", f16, 1, 128, small ? 24 : 256, 32, true));
+    const int64_t side = small ? 5 : 21;
+    for (const auto& [name, type] : {std::pair<const char*, DataType>{"float16", f16}, {"bfloat16", bf16}}) {
+        for (const bool norm : {false, true}) {
+            for (const bool residual : {false, true}) {
+                const std::string told = std::string(name) + (norm ? ", norm" : "") + (residual ? ", residual" : "");
+                cases.push_back(norm_conv_case("NormConv", told.c_str(), type, {2, 64, side, 6, 128, 8, norm, residual}));
+            }
+        }
+        cases.push_back(norm_conv_case("UpsampleConv", name, type, {2, 64, 4, side, 128, 32}));
+        cases.push_back(norm_conv_case("NormConvImage", name, type, {2, 128, side, 6, 3, 1}));
+    }
+    cases.push_back(norm_conv_case("NormConv", "several blocks and chunks", f16, {1, 192, side, 3, 256, 16, true, true}));
+    cases.push_back(norm_conv_case("UpsampleConv", "several blocks and chunks", f16, {1, 128, 3, side, 256, 32}));
     cases.push_back(conv_case("one step, no activation, masked", single, {4, 1, 40, 3}, false, true));
     cases.push_back(scan_case("one step, gate, masked", half, {4, 1, heads, 32, state, 1, false, true}, true, true));
     cases.push_back(scan_case("Mamba-1", single, mamba1, true, false));
