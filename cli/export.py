@@ -22,13 +22,23 @@ def export(
     ] = "primitive",
     precision: Annotated[str, typer.Option(help="Of weights and activations: float32 or float16.")] = "float32",
     state_dtype: Annotated[str, typer.Option(help="Of the recurrent state: float32 or float16.")] = "float32",
+    fused_convolutions: Annotated[
+        bool,
+        typer.Option(
+            "--fused-convolutions",
+            help="The image decoder's convolutions as operators with their norms; plugin-fused in float16 only.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
     ] = None,
 ) -> None:
     """Export a trained checkpoint as a bundle of ONNX graphs."""
-    write_bundle(checkpoint, out, lowering, precision, state_dtype, overwrite=overwrite, policy=policy)
+    write_bundle(
+        checkpoint, out, lowering, precision, state_dtype,
+        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+    )  # fmt: skip
     folder = shlex.quote(str(out))
     output.print(f"next: aim-edge validate {folder} --checkpoint {shlex.quote(checkpoint)} --record", soft_wrap=True)
     output.print(f"      aim-edge generate {folder} --class all", soft_wrap=True)
@@ -36,7 +46,7 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, policy: Path | None = None,
+    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None,
 ) -> None:  # fmt: skip
     """Exports with progress shown and says what was written."""
     begin = time.perf_counter()
@@ -47,7 +57,7 @@ def write_bundle(
 
         folder = export_bundle(
             checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype,
-            overwrite=overwrite, policy=policy,
+            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)

@@ -65,7 +65,8 @@ def _show_manifest(bundle: Bundle) -> None:
     rows = {
         "bundle": f"{bundle.path} (schema {manifest.schema_version}, written by aim-edge {manifest.aim_edge_version})",
         "checkpoint": f"{manifest.checkpoint.source}, SHA-256 {manifest.checkpoint.sha256}",
-        "lowering": f"{manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}",
+        "lowering": f"{manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}"
+        + (", fused convolutions" if manifest.fused_convolutions else ""),
         "image": f"{dims.image_width} x {dims.image_height} from {dims.num_tokens} codes of {dims.vocab_size}",
         "classes": f"{dims.num_classes}" + (f": {', '.join(manifest.class_names)}" if manifest.class_names else ""),
         "model": config or "not recorded",

@@ -49,16 +49,33 @@ class GraphBuilder:
         return self.ops(kind, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
-        self, kind: str, /, *inputs: ir.Value | None, outputs: int, domain: str = "", **attributes: Any
+        self,
+        kind: str,
+        /,
+        *inputs: ir.Value | None,
+        outputs: int,
+        domain: str = "",
+        overload: str = "",
+        **attributes: Any,
     ) -> tuple[ir.Value, ...]:
-        """One node with several outputs. Attributes that are None are left out."""
+        """One node with several outputs. Attributes that are None are left out.
+
+        `overload` names one of several bodies of the same operator, whose inputs differ.
+        """
         if domain:
             self.domains.setdefault(domain, 1)
         given = {k: v for k, v in attributes.items() if v is not None}
         self._count += 1
         name = f"{kind}_{self._count}"
         values = self._tape.op_multi_out(
-            kind, inputs, given, num_outputs=outputs, domain=domain, version=self.opset if not domain else 1, name=name
+            kind,
+            inputs,
+            given,
+            num_outputs=outputs,
+            domain=domain,
+            overload=overload,
+            version=self.opset if not domain else 1,
+            name=name,
         )
         for i, value in enumerate(values):
             value.name = f"{name}_out" if outputs == 1 else f"{name}_out{i}"
@@ -168,12 +185,13 @@ class GraphBuilder:
         inputs: Sequence[ir.Value],
         outputs: Sequence[ir.Value],
         attributes: Sequence[str],
+        overload: str = "",
     ) -> ir.Function:
         """What was built, as the body of an operator; `attributes` are those that its nodes carry."""
         imports = dict(self.domains)
         graph = ir.Graph(inputs, outputs, nodes=self._tape.nodes, name=name, opset_imports=imports)
         carried = [ir.Attr(attribute, ir.AttributeType.UNDEFINED, None) for attribute in attributes]
-        return ir.Function(domain, name, graph=graph, attributes=carried)
+        return ir.Function(domain, name, overload, graph=graph, attributes=carried)
 
     def finish(
         self, name: str, spec: GraphSpec, outputs: dict[str, ir.Value], functions: Sequence[ir.Function] = ()
@@ -194,6 +212,20 @@ class GraphBuilder:
             name=name,
             opset_imports=dict(self.domains),
         )
-        # IR 8 is what TensorRT 8.6 knows of; opset 23 and later need a newer one.
-        ir_version = 8 if self.opset <= 17 else 10 if self.opset < 23 else 13
+        overloads = any(function.overload for function in functions)
+        ir_version = _ir_version(self.opset, overloads=overloads)
         return ir.Model(graph, ir_version=ir_version, producer_name="aim-edge", functions=functions)
+
+
+def _ir_version(opset: int, *, overloads: bool) -> int:
+    """IR 8 is what TensorRT 8.6 knows of; opset 23 and later need a newer one, and so do overloads."""
+    least = 8 if opset <= 17 else 10 if opset < 23 else 13
+    return max(least, 10) if overloads else least
+
+
+def drop_bodies(model: ir.Model) -> None:
+    """Leaves a model without functions: its operators are then those of a library."""
+    for node in model.graph:
+        node.overload = ""
+    model.ir_version = _ir_version(model.opset_imports[""], overloads=False)
+    model.functions.clear()

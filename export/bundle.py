@@ -17,10 +17,12 @@ from aim_edge.runtime.manifest import CheckpointRecord, Manifest
 from aim_edge.runtime.policy import POLICY, UsagePolicy
 from aim_edge.runtime.sampler import SamplingConfig
 
+from .builder import drop_bodies
 from .decoder import condition_graph, decoder_graph
 from .dims import model_dims
 from .lowerings import LOWERINGS
-from .tokenizer import decode_graph, encode_graph
+from .tokenizer import Tokenizer, decode_graph, encode_graph
+from .tokenizer_fused import FusedTokenizer, check_fused_convolutions
 from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
 
 Progress = Callable[[str, int, int], None]
@@ -35,6 +37,7 @@ def export_bundle(
     lowering: str = "primitive",
     precision: str = "float32",
     state_dtype: str = "float32",
+    fused_convolutions: bool = False,
     overwrite: bool = False,
     policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -50,6 +53,8 @@ def export_bundle(
             bodies for ONNX Runtime and, as `without_bodies` names it, without them for TensorRT).
         precision: "float32" or "float16", of activations and stored matrices.
         state_dtype: "float32" or "float16", of conv_state and ssm_state.
+        fused_convolutions: vq_decode's convolutions are operators of ours, too, with the norms around them; only with
+            the lowering "plugin-fused" in float16.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -69,6 +74,8 @@ def export_bundle(
     ):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+    if fused_convolutions:
+        check_fused_convolutions(lowering, precision)
     rules = None if policy is None else UsagePolicy.load(policy)
     tell = progress or (lambda what, done, total: None)
     with new_bundle(Path(out), overwrite=overwrite) as folder:
@@ -80,7 +87,8 @@ def export_bundle(
             (folder / POLICY).write_text(rules.to_json(), encoding="utf-8")
         transposed = LOWERINGS[lowering].recurrence.transposed_state
         contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
-        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype))
+        decoder = FusedTokenizer if fused_convolutions else Tokenizer
+        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder))
         with_bodies = any(model.functions for model in models.values())
         shared = None
         if with_bodies or sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
@@ -91,7 +99,7 @@ def export_bundle(
                 shared.move(model)
             ir.save(model, folder / contract.graphs[name].file)
             if model.functions:
-                model.functions.clear()
+                drop_bodies(model)
                 ir.save(model, folder / without_bodies(contract.graphs[name].file))
         tell("hashing", 6, 6)
         manifest = Manifest(
@@ -103,6 +111,7 @@ def export_bundle(
             precision=precision,
             state_dtype=state_dtype,
             lowering=lowering,
+            fused_convolutions=fused_convolutions,
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
             checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
             files=record_files(folder),
@@ -117,12 +126,17 @@ def without_bodies(file: str) -> str:
 
 
 def _graphs(
-    checkpoint: Checkpoint, contract: Contract, lowering: str, precision: str, state_dtype: str
+    checkpoint: Checkpoint,
+    contract: Contract,
+    lowering: str,
+    precision: str,
+    state_dtype: str,
+    decoder: type[Tokenizer],
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
     yield "condition", condition_graph(checkpoint.aim, contract, lowering, precision)
     for name in ("step", "scan"):
         sequence = name == "scan"
         yield name, decoder_graph(checkpoint.aim, contract, lowering, precision, state_dtype, sequence=sequence)
-    yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision)
+    yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision, decoder)
     yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

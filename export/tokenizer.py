@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -15,14 +16,15 @@ from .lowerings import LOWERINGS
 from .mixers_plugin import DOMAIN, VERSION, PluginFused
 from .weights import Weights
 
-_EPS = 1e-6
+EPS = 1e-6  # of every norm
 
 # Where `plugin-fused` has a sum that the next norm is to take, its two parts.
 Value: TypeAlias = ir.Value | tuple[ir.Value, ir.Value]
+Part: TypeAlias = tuple[str, str]  # the method that writes it, and the prefix of its parameters
 
 
-class _Tokenizer:
-    """Walks the module tree by its parameter names; `side` is the current height and width."""
+class Tokenizer:
+    """Walks the module tree by its parameter names; `height` and `width` are the current ones."""
 
     def __init__(self, model: VqModel, lowering: str, precision: str) -> None:
         self.model, self.config = model, model.config
@@ -57,9 +59,9 @@ class _Tokenizer:
         flat = g.reshape(g.core(x), 0, groups, -1)
         if self.native:
             one, zero = np.ones(groups, np.float32), np.zeros(groups, np.float32)
-            flat = g.op("InstanceNormalization", flat, g.const(one), g.const(zero), epsilon=_EPS)
+            flat = g.op("InstanceNormalization", flat, g.const(one), g.const(zero), epsilon=EPS)
         else:  # TensorRT 8's parser makes of that a plugin of its own, which calls cuDNN
-            flat = g.rms_norm(g.op("Sub", flat, g.mean(flat)), None, _EPS)
+            flat = g.rms_norm(g.op("Sub", flat, g.mean(flat)), None, EPS)
         back = g.reshape(flat, 0, channels, self.height, self.width)
         scaled = g.op("Mul", back, self.w.full(f"{prefix}.weight", (channels, 1, 1)))
         normed = g.act(g.op("Add", scaled, self.w.full(f"{prefix}.bias", (channels, 1, 1))))
@@ -69,7 +71,7 @@ class _Tokenizer:
         """The operator GroupNormSilu or AddGroupNormSilu; the first of each also makes its body."""
         g, groups = self.g, self.config.norm_groups
         name, count = ("AddGroupNormSilu", 4) if isinstance(x, tuple) else ("GroupNormSilu", 3)
-        attributes = {"aim_edge_version": VERSION, "groups": groups, "silu": int(silu), "eps": _EPS}
+        attributes: dict[str, Any] = {"aim_edge_version": VERSION, "groups": groups, "silu": int(silu), "eps": EPS}
         if all(function.name != name for function in self.functions):
             body = GraphBuilder(g.opset, g.precision, function=True)
             inputs = [ir.val(f"input_{i}") for i in range(count)]
@@ -109,28 +111,37 @@ class _Tokenizer:
         mixed = g.reshape(mixed, 0, channels, self.height, self.width)
         return self.add(self.conv(mixed, f"{prefix}.proj_out"), whole)
 
-    def middle(self, x: Value, prefix: str) -> Value:
-        x = self.attention(self.res(x, f"{prefix}.0"), f"{prefix}.1")
-        return self.res(x, f"{prefix}.2")
+    def middle(self, prefix: str) -> Iterator[Part]:
+        yield from (("res", f"{prefix}.0"), ("attention", f"{prefix}.1"), ("res", f"{prefix}.2"))
 
-    def levels(self, x: Value, prefix: str) -> Value:
+    def levels(self, prefix: str) -> Iterator[Part]:
         """Residual blocks and attention of every level, with the change of resolution after it."""
         for i in range(len(self.config.ch_mult)):
             j = 0
             while self.w.has(f"{prefix}.{i}.res.{j}.conv1.weight"):
-                x = self.res(x, f"{prefix}.{i}.res.{j}")
+                yield "res", f"{prefix}.{i}.res.{j}"
                 if self.w.has(f"{prefix}.{i}.attn.{j}.q.weight"):
-                    x = self.attention(x, f"{prefix}.{i}.attn.{j}")
+                    yield "attention", f"{prefix}.{i}.attn.{j}"
                 j += 1
-            if self.w.has(f"{prefix}.{i}.downsample.conv.weight"):
-                x = self.conv(self.whole(x), f"{prefix}.{i}.downsample.conv", stride=2, pads=(0, 1))
-                self.height, self.width = self.height // 2, self.width // 2
-            if self.w.has(f"{prefix}.{i}.upsample.conv.weight"):
-                self.height, self.width = self.height * 2, self.width * 2
-                x = self.upsample(self.whole(x), f"{prefix}.{i}.upsample.conv")
+            for change in ("downsample", "upsample"):
+                if self.w.has(f"{prefix}.{i}.{change}.conv.weight"):
+                    yield change, f"{prefix}.{i}.{change}.conv"
+
+    def walk(self, x: Value, parts: Iterable[Part]) -> Value:
+        """x through these parts, each by the method of its name."""
+        for method, prefix in parts:
+            x = getattr(self, method)(x, prefix)
         return x
 
-    def upsample(self, x: ir.Value, prefix: str) -> ir.Value:
+    def downsample(self, x: Value, prefix: str) -> Value:
+        self.height, self.width = self.height // 2, self.width // 2
+        return self.conv(self.whole(x), prefix, stride=2, pads=(0, 1))
+
+    def upsample(self, x: Value, prefix: str) -> Value:
+        self.height, self.width = self.height * 2, self.width * 2
+        return self.upsampled(self.whole(x), prefix)
+
+    def upsampled(self, x: ir.Value, prefix: str) -> ir.Value:
         """Twice the height and width by nearest neighbours, then a 3x3 convolution.
 
         Fused, this is one transposed convolution: an output pixel sees two of the input's in each direction, so that a
@@ -143,34 +154,44 @@ class _Tokenizer:
         weight = self.w.upsampling(f"{prefix}.weight")
         return self.g.op("ConvTranspose", x, weight, self.w.stored(f"{prefix}.bias"), strides=[2, 2], pads=[1] * 4)
 
+    def decoded(self, x: ir.Value) -> ir.Value:
+        """The decoder, from the codes' vectors to the image in float32."""
+        parts = (*self.middle("decoder.mid"), *self.levels("decoder.conv_blocks"))
+        return self.image(self.walk(self.conv(x, "decoder.conv_in"), parts), "decoder")
+
+    def image(self, x: Value, prefix: str) -> ir.Value:
+        last, _ = self.norm(x, f"{prefix}.norm_out")
+        return self.g.core(self.conv(last, f"{prefix}.conv_out"))
+
     def codebook(self) -> Array:
         """(n_embed, embed_dim), each code normalised as the quantiser does."""
         table: Array = self.model.quantize.unit().detach().float().cpu().numpy()
         return table
 
 
-def decode_graph(model: VqModel, contract: Contract, lowering: str, precision: str) -> ir.Model:
+def decode_graph(
+    model: VqModel, contract: Contract, lowering: str, precision: str, kind: type[Tokenizer] = Tokenizer
+) -> ir.Model:
     """codes (B, h, w) int32 -> image (B, C, H, W) float32, about [-1, 1], not clamped."""
-    t = _Tokenizer(model, lowering, precision)
+    t = kind(model, lowering, precision)
     g, spec = t.g, contract.graphs["vq_decode"]
     t.height, t.width = contract.dims.grid_height, contract.dims.grid_width
     codes = g.inputs(spec.inputs)["codes"]
     shape = (model.config.n_embed, model.config.embed_dim)
     table = g.weight("quantize.unit", t.codebook, shape, precision)
     x = g.transpose(g.op("Gather", table, codes, axis=0), 0, 3, 1, 2)
-    x = t.conv(t.conv(x, "post_quant_conv"), "decoder.conv_in")
-    last, _ = t.norm(t.levels(t.middle(x, "decoder.mid"), "decoder.conv_blocks"), "decoder.norm_out")
-    x = t.conv(last, "decoder.conv_out")
-    return g.finish("vq_decode", spec, {"image": g.core(x)}, t.functions)
+    image = t.decoded(t.conv(x, "post_quant_conv"))
+    return g.finish("vq_decode", spec, {"image": image}, t.functions)
 
 
 def encode_graph(model: VqModel, contract: Contract, lowering: str, precision: str) -> ir.Model:
     """image (B, C, H, W) float32 in [-1, 1] -> codes (B, h, w) int32, the nearest of each position."""
-    t = _Tokenizer(model, lowering, precision)
+    t = Tokenizer(model, lowering, precision)
     g, spec = t.g, contract.graphs["vq_encode"]
     t.height, t.width = contract.dims.image_height, contract.dims.image_width
     x = t.conv(g.act(g.inputs(spec.inputs)["image"]), "encoder.conv_in")
-    last, _ = t.norm(t.middle(t.levels(x, "encoder.conv_blocks"), "encoder.mid"), "encoder.norm_out")
+    y = t.walk(x, (*t.levels("encoder.conv_blocks"), *t.middle("encoder.mid")))
+    last, _ = t.norm(y, "encoder.norm_out")
     x = t.conv(last, "encoder.conv_out")
     features = g.transpose(g.core(t.conv(x, "quant_conv")), 0, 2, 3, 1)
     # All codes have length 1, so the nearest is the one with the largest product, whatever the feature's length.
@@ -182,7 +203,7 @@ def encode_graph(model: VqModel, contract: Contract, lowering: str, precision: s
 
 def _group_norm_silu_body(g: GraphBuilder, groups: int, x: ir.Value, weight: ir.Value, bias: ir.Value) -> ir.Value:
     flat = g.reshape(g.core(x), 0, groups, -1)
-    flat = g.rms_norm(g.op("Sub", flat, g.mean(flat)), None, _EPS)
+    flat = g.rms_norm(g.op("Sub", flat, g.mean(flat)), None, EPS)
     normed = g.op("Reshape", flat, g.op("Shape", x))
     y = g.op("Add", g.op("Mul", normed, g.unsqueeze(weight, 1, 2)), g.unsqueeze(bias, 1, 2))
     applied = g.cast(g.attribute("silu"), "bool")

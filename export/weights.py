@@ -66,6 +66,37 @@ class Weights:
 
         return self._builder.weight(f"{name}.upsampling", kernel, (inputs, outputs, 4, 4), self._builder.precision)
 
+    def packed(self, name: str, block: int) -> ir.Value:
+        """A 3x3 kernel as norm_conv takes it: (blocks, inputs / 64, 9, 8, block, 8), zeros past the outputs."""
+        tensor = self._tensors[name]
+        outputs, inputs = tensor.shape[:2]
+        blocks = -(-outputs // block)
+
+        def kernel() -> Array:
+            taps: Array = _array(tensor).reshape(outputs, inputs, 9)
+            return _packed(np.pad(taps, ((0, blocks * block - outputs), (0, 0), (0, 0))), block)
+
+        shape = (blocks, inputs // 64, 9, 8, block, 8)
+        return self._builder.weight(f"{name}.packed", kernel, shape, self._builder.precision)
+
+    def packed_upsampling(self, name: str, block: int) -> ir.Value:
+        """A 3x3 kernel after nearest-neighbour upsampling: four kernels of 2x2, as norm_conv takes them.
+
+        (4 * blocks, inputs / 64, 4, 8, block, 8). The pixels of even rows (and columns) see the sums [w0, w1 + w2],
+        those of odd ones [w0 + w1, w2]; they are summed in float64.
+        """
+        tensor = self._tensors[name]
+        outputs, inputs = tensor.shape[:2]
+        seen = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float64)  # (parity, tap of 2, tap of 3)
+
+        def kernel() -> Array:
+            taps = _array(tensor).astype(np.float64)
+            summed = np.einsum("oiyx,ray,cbx->rcoiab", taps, seen, seen, optimize=True)
+            return np.concatenate([_packed(phase, block) for phase in summed.reshape(4, outputs, inputs, 4)])
+
+        shape = (4 * (outputs // block), inputs // 64, 4, 8, block, 8)
+        return self._builder.weight(f"{name}.packed", kernel, shape, self._builder.precision)
+
     def decay(self, name: str) -> ir.Value:
         """-exp(A_log), always float32: half precision would lose it or overflow."""
         tensor = self._tensors[name]
@@ -73,6 +104,10 @@ class Weights:
         return self._builder.weight(
             name.replace("A_log", "A"), lambda: -np.exp(_array(tensor).astype(np.float32)), shape, "float32"
         )
+
+    def ones(self, name: str, size: int) -> ir.Value:
+        """float32 ones in place of a parameter that the model does not have."""
+        return self._builder.weight(name, lambda: np.ones(size, np.float32), (size,), "float32")
 
     def zeros(self, name: str, size: int) -> ir.Value:
         """float32 zeros in place of a parameter that the model does not have."""
@@ -90,6 +125,14 @@ def _array(tensor: Tensor) -> Array:
     tensor = tensor.detach()
     result: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
     return result
+
+
+def _packed(kernel: Array, block: int) -> Array:
+    """(outputs, inputs, taps) as (outputs / block, inputs / 64, taps, 8, block, 8)."""
+    outputs, inputs, taps = kernel.shape
+    parts = kernel.reshape(outputs // block, block, inputs // 64, 8, 8, taps)
+    ordered: Array = parts.transpose(0, 2, 5, 3, 1, 4)
+    return ordered
 
 
 def weight_bytes(model: ir.Model) -> int:

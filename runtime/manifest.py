@@ -250,6 +250,7 @@ class Manifest:
         precision: "float32" or "float16", of the weights.
         state_dtype: "float32" or "float16".
         lowering: of `contract.LOWERINGS`.
+        fused_convolutions: whether the image decoder's convolutions are operators of ours.
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -270,6 +271,7 @@ class Manifest:
     files: dict[str, FileRecord] = field(default_factory=dict)
     parity: dict[str, Any] | None = None
     engines: dict[str, EngineRecord] = field(default_factory=dict)
+    fused_convolutions: bool = False
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -318,8 +320,11 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
+        values = {"fused_convolutions": False, **values}  # bundles from before the option lack it
         try:
             check_keys(cls, values)
+            if type(fused := values["fused_convolutions"]) is not bool:
+                raise ValueError(f"fused_convolutions is {fused!r}; expected true or false")
             names = values["class_names"]
             typed = {
                 "contract": Contract.from_dict(values["contract"]),

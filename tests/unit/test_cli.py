@@ -85,6 +85,7 @@ def test_export(tiny: Path, tmp_path: Path, run: Run) -> None:
     [
         (["demo", "--lowering", "tensor"], "lowering is 'tensor'; allowed: primitive"),
         (["demo", "--precision", "int8"], "precision is 'int8'; allowed"),
+        (["demo", "--fused-convolutions"], "needs lowering 'plugin-fused' and precision 'float16'"),
         (["./nowhere"], "nowhere is no file, no folder and no hub id (owner/name); 'demo' is the bundled one"),
     ],
 )
@@ -92,6 +93,13 @@ def test_export_refuses(arguments: list[str], message: str, tmp_path: Path, run:
     status, _, err = run("export", *arguments[:1], tmp_path / "b", *arguments[1:])
     assert status == 2 and message in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_export_with_fused_convolutions(tiny: Path, tmp_path: Path, run: Run) -> None:
+    chosen = ("--lowering", "plugin-fused", "--precision", "float16", "--fused-convolutions")
+    assert run("export", tiny, tmp_path / "b", *chosen)[0] == 0
+    assert read_manifest(tmp_path / "b").fused_convolutions
+    assert "fused convolutions" in run("inspect", tmp_path / "b")[1]
 
 
 def test_export_help_names_the_lowerings(run: Run) -> None:

@@ -210,6 +210,24 @@ def test_a_sum_of_images_is_as_the_images(toy: Path, play: Play, library: Path) 
     assert asked["norm"] == {"output 0": F16, "output 1": F16} and asked["after"]["precision"] == F16
 
 
+def test_what_convolutions_give_beside_images_is_float32(toy: Path, play: Play, library: Path) -> None:
+    with_plugins(toy)
+    world = play("8.6.0", plugin=True)
+    whole = world.layers
+
+    def layers(graph: str) -> list[Layer]:
+        conv = Layer("PLUGIN_V2", "conv", ["y16"], [("image", F32), ("affine", F32)], operator="NormConv")
+        up = Layer("PLUGIN_V2", "up", ["image"], [("large", F32), ("affine2", F32)], operator="UpsampleConv")
+        last = Layer("PLUGIN_V2", "last", ["large"], [("whole", F32)], operator="NormConvImage")
+        return [*whole(graph), conv, up, last]
+
+    world.layers = layers
+    build(toy, graphs=["step"], options=TrtOptions(plugins=library))
+    asked = {layer.name: layer.asked for layer in world.networks["step"].all}
+    assert asked["conv"] == asked["up"] == {"output 0": F16, "output 1": F32}
+    assert asked["last"] == {"output 0": F32}
+
+
 def test_an_older_library_is_taken_and_named(toy: Path, play: Play, tmp_path: Path) -> None:
     play("8.6.0")
     old = compile_library(tmp_path, "int nothing(void) { return 0; }")
