@@ -6,11 +6,12 @@
 #     bash tests/plugins/engines_proof.sh REFERENCES TOKENS.npz [build|run]
 #
 # REFERENCES is what make_reference.py wrote, for demo in plugin-fused float32 and float16, and for aim_b in plugin-fused
-# float16 with --half-states --vq-f16 --fused-convolutions; TOKENS.npz is of make_tokens.py. PYTHON_TRT (python3.10) imports tensorrt, numpy,
-# pillow, typer and rich; `build` and `run` do one half, PLUGINS naming where the library is to stay. HEADERS is the folder of that TensorRT's headers, ARCH (90) the GPU's compute capability.
+# float16 with --half-states --vq-f16 --fused-convolutions; TOKENS.npz is of make_tokens.py. PYTHON_TRT (python3.10)
+# imports tensorrt, numpy, pillow, typer and rich; `build` and `run` do one half, PLUGINS naming where the library is to
+# stay. HEADERS is the folder of that TensorRT's headers, ARCH (90) the GPU's compute capability.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
-[ $# -ge 2 ] || { sed -n 2,14p "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n 2,12p "$0" >&2; exit 2; }
 references="$1" tokens="$2" stage="${3:-all}" python="${PYTHON_TRT:-python3.10}"
 export OUT="${OUT:-engines_proof}"
 work="$(mktemp -d)"
