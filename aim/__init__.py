@@ -1,8 +1,11 @@
-"""The AiM model in PyTorch: the reference that every engine is compared with."""
+"""The AiM model in PyTorch: the reference that every engine is compared with. Beside it, a Transformer."""
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .config import AimConfig
 from .decode import decode_logits
+from .gpt import GptModel, KvCache
+from .gpt_checkpoint import load_gpt
+from .gpt_config import GptConfig
 from .mixer import LayerState
 from .model import AimModel, Condition
 from .vq import VqConfig, VqModel
@@ -12,9 +15,13 @@ __all__ = [
     "AimModel",
     "Checkpoint",
     "Condition",
+    "GptConfig",
+    "GptModel",
+    "KvCache",
     "LayerState",
     "VqConfig",
     "VqModel",
     "decode_logits",
     "load_checkpoint",
+    "load_gpt",
 ]

@@ -57,7 +57,10 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
     weights = _find_weights(source)
     raw = _read_config(weights.parent / "config.json")
     if raw is None and config is None:
-        raise FileNotFoundError(f"{weights.parent / 'config.json'} is missing; it says which AiM model this is")
+        raise FileNotFoundError(
+            f"{weights.parent / 'config.json'} is missing; it says which AiM model this is "
+            "(load_gpt reads a LlamaGen Transformer)"
+        )
     ours = {k: (raw or {}).pop(k, None) for k in _OURS}
     aim_config = config or AimConfig.from_published(raw or {})
     vq_config = VqConfig.from_dict(ours["vq"]) if ours["vq"] else VqConfig(n_embed=aim_config.vocab_size)
@@ -67,6 +70,8 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
     if vq_config.n_embed != aim_config.vocab_size:
         raise ValueError(f"config.json: vq.n_embed {vq_config.n_embed}, but vocab_size {aim_config.vocab_size}")
     state_dict = read_state_dict(weights)
+    if "cls_embedding.embedding_table.weight" in state_dict:
+        raise ValueError(f"{weights} holds a LlamaGen Transformer, not an AiM model; read it with load_gpt")
     strays = sorted(k for k in state_dict if not k.startswith(("mamba.", "vqvae.")))
     if strays:
         raise ValueError(f"{weights}: unexpected keys (neither mamba.* nor vqvae.*): {strays[:20]}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from .gpt import GptModel
 from .model import AimModel
 
 
@@ -43,7 +46,7 @@ def check_forced(
 
 @torch.inference_mode()
 def decode_logits(
-    model: AimModel, labels: ArrayLike, tokens: ArrayLike, *, via: str = "step"
+    model: AimModel | GptModel, labels: ArrayLike, tokens: ArrayLike, *, via: str = "step"
 ) -> NDArray[np.float32]:
     """Logits before guidance while decoding with the given tokens forced.
 
@@ -51,7 +54,7 @@ def decode_logits(
         model: in any precision, on any device.
         labels: (B) or (B, 1) integers in [0, num_classes]; num_classes is the null label.
         tokens: (B, T) integers in [0, vocab_size), T <= num_tokens.
-        via: "step" (one call a position, as decoding does) or "scan" (all at once).
+        via: "step" (one call a position, as decoding does) or "scan" (all at once; the Transformer's prefill).
 
     Returns:
         float32 (T, 2 B, V): rows 0..B-1 carry the label, B..2B-1 the null label. [t] predicts tokens[:, t].
@@ -64,11 +67,12 @@ def decode_logits(
     if via not in ("step", "scan"):
         raise ValueError(f"via is {via!r}; allowed: 'step', 'scan'")
     given = torch.from_numpy(np.pad(codes[:, :-1], ((0, 0), (1, 0)))).to(model.device)
-    condition = model.condition(torch.from_numpy(label_ids).to(model.device))
-    state = model.init_state(2 * len(label_ids))
+    condition: Any = model.condition(torch.from_numpy(label_ids).to(model.device))
+    state: Any = model.init_state(2 * len(label_ids))
     position = torch.zeros(len(label_ids), dtype=torch.int64, device=model.device)
     if via == "scan":
-        logits, _ = model.scan(given, position, condition, state)
+        scan = model.prefill if isinstance(model, GptModel) else model.scan
+        logits, _ = scan(given, position, condition, state)
         return logits.float().transpose(0, 1).cpu().numpy()
     steps = []
     for t in range(given.shape[1]):
