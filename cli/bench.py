@@ -12,17 +12,18 @@ from .generate import refuse_checkpoint_name
 from .validate import write_json
 
 NOT_RUN = 1
+BACKEND, BATCHES, REPEATS = "ort-cpu", "1,8,64", 5
 
 
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    backend: Annotated[str, typer.Option(help="See: aim-edge doctor.")] = "ort-cpu",
+    backend: Annotated[str, typer.Option(help="See: aim-edge doctor.")] = BACKEND,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Of the backend, such as sampler=host; may be given again."),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="B,B,...", help="Images at once, each measured by itself.")] = "1,8,64",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each part.")] = 5,
+    batch: Annotated[str, typer.Option(metavar="B,B,...", help="Images at once, each measured by itself.")] = BATCHES,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each part.")] = REPEATS,
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them that are not counted.")] = 1,
     profile: Annotated[bool, typer.Option(help="Time the step's layers where the backend can.")] = True,
     cold_start: Annotated[bool, typer.Option(help="Time new processes to their first image.")] = True,
@@ -41,11 +42,13 @@ def bench(
         from aim_edge.runtime.bench import BenchSettings, run_bench
         from aim_edge.runtime.bench_figures import compare, read_baseline
 
+        from .power import open_meter
+
         if html is not None:  # before the work, so that a library that is missing is told at once
             from aim_edge.export.bench_report import render_bench
-        settings = BenchSettings(_batches(batch), repeats, warmup, profile, cold_start)
+        settings = BenchSettings(parse_batches(batch), repeats, warmup, profile, cold_start)
         earlier = None if baseline is None else read_baseline(baseline, settings.batches)
-        found = run_bench(bundle, backend, parse_options(backend, option or []), settings, report)
+        found = run_bench(bundle, backend, parse_options(backend, option or []), settings, report, open_meter)
     if earlier is not None:
         found["baseline"] = compare(found, earlier, str(baseline))
     if json_file is not None:
@@ -57,7 +60,8 @@ def bench(
         raise typer.Exit(NOT_RUN)
 
 
-def _batches(text: str) -> tuple[int, ...]:
+def parse_batches(text: str) -> tuple[int, ...]:
+    """What --batch says. Raises ValueError."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

@@ -22,6 +22,8 @@ def figures_table(found: dict[str, Any]) -> Table:
     table = Table()
     columns = [column for column, _ in _COLUMNS]
     columns += [] if found["bandwidth"] is None else ["floor ms/step", "floor images/s", "x floor"]
+    energy = any("energy" in (one[part] or ()) for one in found["batches"] for part in _PART_NAMES)
+    columns += ["W", "J/image"] if energy else []
     for name in ("batch", "", *columns):
         table.add_column(name, justify="right" if name else "left")
     baseline = found["baseline"]
@@ -36,6 +38,10 @@ def figures_table(found: dict[str, Any]) -> Table:
             if least is not None:
                 cells += [f"{1e3 * least['step_seconds']:.4g}", f"{least['images_per_second']:.4g}",
                           f"{least['measured_over_floor']:.1f}"]  # fmt: skip
+            elif found["bandwidth"] is not None:
+                cells += ["", "", ""]
+            drawn = one[part].get("energy")
+            cells += [] if drawn is None else [f"{drawn['watts']:.0f}", f"{drawn['joules_per_image']:.4g}"]
             table.add_row(str(one["batch"]), name, *cells)
             if part in ratios:
                 over = (f"{ratios[part][key]:.2f}x" if key in ratios[part] else "" for _, key in _COLUMNS)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 HOURS_A_YEAR = 8760
+_JOULES_A_KWH = 3.6e6
 # What a request waits for comes first: a report without pixels is compared by its tokens.
 _PARTS = ("generate", "tokens")
 
@@ -20,7 +21,7 @@ class Prices:
         gpu_hour: of one GPU for an hour, more than 0.
         load: images a second that must be served; None leaves out how many GPUs that takes.
         utilisation: share of the measured throughput that is reached in service, more than 0 and up to 1.
-        watts: what one GPU draws, None or 0 and more; with kwh.
+        watts: what one GPU draws, None or 0 and more; with kwh, and for where energy was not measured.
         kwh: price of a kilowatt-hour, where power is paid beside gpu_hour.
         switch_cost: paid once to go from A to B; None leaves out when it is earned back. Needs load.
         currency: as it is to be shown.
@@ -47,16 +48,12 @@ class Prices:
         bad += [f"{name} is 0; expected more" for name in ("gpu_hour", "load") if getattr(self, name) == 0]
         if not 0 < self.utilisation <= 1:
             bad.append(f"utilisation is {self.utilisation}; expected more than 0 and up to 1")
-        if (self.watts is None) != (self.kwh is None):
-            bad.append(f"watts is {self.watts} and kwh is {self.kwh}; power costs need both")
+        if self.watts is not None and self.kwh is None:
+            bad.append(f"watts is {self.watts} and kwh is None; power costs need both")
         if self.switch_cost is not None and self.load is None:
             bad.append(f"switch_cost is {self.switch_cost} and load is None; what is saved a year depends on the load")
         if bad:
             raise ValueError("; ".join(bad))
-
-    def hour(self) -> float:
-        """One GPU for an hour, power included."""
-        return self.gpu_hour + (self.watts or 0.0) / 1000 * (self.kwh or 0.0)
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class Side:
         seconds: median of a batch.
         images_per_second: of one GPU, as measured.
         device_bytes: in use on the device; 0 where it was not measured.
+        joules: that an image took of the GPU's energy; None where it was not measured.
         thousand: cost of a thousand images.
         gpus: that the load takes; None without a load.
         yearly: their cost in a year.
@@ -75,6 +73,7 @@ class Side:
     seconds: float
     images_per_second: float
     device_bytes: int
+    joules: float | None
     thousand: float
     gpus: int | None
     yearly: float | None
@@ -101,6 +100,13 @@ class Row:
         return 12 * switch_cost / (self.a.yearly - self.b.yearly)
 
 
+def refuse_other_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Raises ValueError where two models' dims say that their images are of other sizes."""
+    found = [[dims[key] for key in ("image_channels", "image_height", "image_width")] for dims in (a, b)]
+    if found[0] != found[1]:
+        raise ValueError(f"images: {found[0]} in A and {found[1]} in B; only bundles with images of one size compare")
+
+
 def compare_costs(a: Mapping[str, Any], b: Mapping[str, Any], prices: Prices) -> list[Row]:
     """The batches that both reports have.
 
@@ -110,27 +116,36 @@ def compare_costs(a: Mapping[str, Any], b: Mapping[str, Any], prices: Prices) ->
         prices: of both.
 
     Raises:
-        ValueError: other image sizes or GPUs, or no batch and part that both have.
+        ValueError: other image sizes or GPUs, no batch and part that both have, or a price of power and nothing to
+            multiply it with.
     """
-    for name, group, keys in (
-        ("images", "bundle", ("image_channels", "image_height", "image_width")),
-        ("GPU", "machine", ("gpu",)),
-    ):
-        found = [[(side[group]["dims"] if group == "bundle" else side[group])[key] for key in keys] for side in (a, b)]
-        if found[0] != found[1]:
-            raise ValueError(f"{name}: {found[0]} in A and {found[1]} in B; only reports of the same compare")
+    refuse_other_images(a["bundle"]["dims"], b["bundle"]["dims"])
+    gpus = [side["machine"]["gpu"] for side in (a, b)]
+    if gpus[0] != gpus[1]:
+        raise ValueError(f"GPU: {gpus[0]!r} in A and {gpus[1]!r} in B; only reports of the same compare")
     before = {one["batch"]: one for one in a["batches"]}
     pairs = [(before[one["batch"]], one) for one in b["batches"] if one["batch"] in before]
     part = next((p for p in _PARTS if any(x[p] is not None and y[p] is not None for x, y in pairs)), None)
-    rows = [
-        Row(x["batch"], part, _side(x, part, prices), _side(y, part, prices))
-        for x, y in pairs
-        if part is not None and x[part] is not None and y[part] is not None
-    ]
-    if not rows:
+    pairs = [(x, y) for x, y in pairs if part is not None and x[part] is not None and y[part] is not None]
+    if part is None or not pairs:
         batches = [[one["batch"] for one in side["batches"]] for side in (a, b)]
         raise ValueError(f"no batch was measured in both: A has {batches[0]}, B has {batches[1]}")
+    unknown = [x["batch"] for x, y in pairs if "energy" not in x[part] or "energy" not in y[part]]
+    if prices.kwh is not None and prices.watts is None and unknown:
+        raise ValueError(
+            f"kwh is {prices.kwh} and watts is None; power costs need both, or energy measured in A and in B, which it "
+            f"was not at batch {', '.join(map(str, unknown))}"
+        )
+    rows = [
+        Row(x["batch"], part, _side(x[part], x, prices, not unknown), _side(y[part], y, prices, not unknown))
+        for x, y in pairs
+    ]
     return sorted(rows, key=lambda row: row.batch)
+
+
+def is_measured(rows: list[Row]) -> bool:
+    """Whether energy was measured on both sides of every row, so that costs are made with it."""
+    return all(side.joules is not None for row in rows for side in (row.a, row.b))
 
 
 def best(rows: list[Row], side: str) -> Row:
@@ -138,15 +153,23 @@ def best(rows: list[Row], side: str) -> Row:
     return min(rows, key=lambda row: float(getattr(row, side).thousand))
 
 
-def _side(measured: Mapping[str, Any], part: str, prices: Prices) -> Side:
-    rate = float(measured[part]["images_per_second"])
-    served, used = rate * prices.utilisation, measured.get("memory", {}).get("by_use", {})
+def _side(timed: Mapping[str, Any], measured: Mapping[str, Any], prices: Prices, by_joules: bool) -> Side:
+    rate, kwh = float(timed["images_per_second"]), prices.kwh or 0.0
+    served, used = rate * prices.utilisation, (measured.get("memory") or {}).get("by_use", {})
     gpus = None if prices.load is None else math.ceil(prices.load / served)
+    joules = float(timed["energy"]["joules_per_image"]) if "energy" in timed else None
+    # Power is paid by the image where its joules are known, and otherwise by the hour, busy or not.
+    hour = prices.gpu_hour + (0.0 if by_joules else (prices.watts or 0.0) / 1000 * kwh)
+    image = (joules or 0.0) / _JOULES_A_KWH * kwh if by_joules else 0.0
+    yearly = None
+    if gpus is not None and prices.load is not None:
+        yearly = HOURS_A_YEAR * (gpus * hour + 3600 * prices.load * image)
     return Side(
-        seconds=float(measured[part]["median"]),
+        seconds=float(timed["median"]),
         images_per_second=rate,
         device_bytes=int(sum(used.values())),
-        thousand=1000 * prices.hour() / (3600 * served),
+        joules=joules,
+        thousand=1000 * (hour / (3600 * served) + image),
         gpus=gpus,
-        yearly=None if gpus is None else gpus * prices.hour() * HOURS_A_YEAR,
+        yearly=yearly,
     )

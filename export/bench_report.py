@@ -30,6 +30,7 @@ def render_bench(found: Mapping[str, Any]) -> str:
         head=[line.partition(": ")[::2] for line in head(found)],
         notes=list(notes(found)),
         rows=_rows(found),
+        energy=any("energy" in (one[part] or ()) for one in found["batches"] for part in _PARTS.values()),
         plots=_plots(found),
         profiles=[(one["batch"], _profile(one)) for one in found["batches"] if _profile(one)],
         samples=[

@@ -15,8 +15,9 @@ _LONGEST = 40
 
 
 def batch_plot(
-    title: str, batches: Sequence[int], series: Mapping[str, Sequence[float | None]], floor: str = ""
-) -> str:
+    title: str, batches: Sequence[int], series: Mapping[str, Sequence[float | None]], floor: str = "",
+    axis: str = "batch",
+) -> str:  # fmt: skip
     """Values by batch on a logarithmic scale; the batches stand side by side in the order given.
 
     Args:
@@ -24,6 +25,7 @@ def batch_plot(
         batches: images at once.
         series: a value a batch by name; None where there is none.
         floor: the name of the series that is drawn dashed.
+        axis: the word below the batches.
 
     Returns:
         One <svg> element.
@@ -46,7 +48,7 @@ def batch_plot(
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
     for i, batch in enumerate(batches):
         parts.append(f'<text class="tick" x="{x(i):.1f}" y="{bottom + 15}" text-anchor="middle">{batch}</text>')
-    parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 3}" text-anchor="end">batch</text>')
+    parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 3}" text-anchor="end">{escape(axis)}</text>')
     for i, (name, values) in enumerate(series.items()):
         ink = INKS[i % len(INKS)]
         shown = [(x(j), y(v), batches[j], v) for j, v in enumerate(values) if v is not None and v > 0]
@@ -54,8 +56,8 @@ def batch_plot(
         dashes = ' stroke-dasharray="5 4"' if name == floor else ""
         parts.append(f'<polyline fill="none" stroke="{ink}" stroke-width="1.6"{dashes} points="{path}"/>')
         parts += [
-            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{ink}"><title>{escape(name)}, batch {batch}: {v:.4g}'
-            "</title></circle>"
+            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{ink}"><title>{escape(name)}, {escape(axis)} {batch}: '
+            f"{v:.4g}</title></circle>"
             for left, top, batch, v in shown
         ]
         parts.append(f'<text class="tick" x="{_LEFT + 110 * i}" y="33" style="fill:{ink}">{escape(name)}</text>')

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .backends import Session
 from .bench_cold import allowed_classes, measure_first_images
+from .bench_energy import OpenMeter, Power, open_power
 from .bench_figures import FORMAT, VERSION, group_kinds, timing
 from .bench_machine import describe_machine, describe_versions, open_device, peak_memory
 from .bundle import Bundle
@@ -35,6 +36,7 @@ TIMED = {
     "pixels": "Generator.decode_tokens: codes on the host to uint8 pixels on the host",
     "generate": "Generator.generate: condition, zeroed state, tokens and pixels",
     "floor": "weights once and every ssm_state read and written once a step, over the measured bandwidth of copies",
+    "energy": "mean of the GPU's power during the timed runs of a part, times their median, an image",
     "profile": "the step engine's layers, launch by launch: gaps between launches are part of it, and no CUDA graph "
     "is replayed; the draw of codes is not in it",
 }
@@ -82,7 +84,7 @@ class BenchSettings:
 
 def run_bench(
     path: str | os.PathLike[str], backend: str, options: Mapping[str, Any], settings: BenchSettings,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None, open_meter: OpenMeter | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures a bundle.
 
@@ -93,13 +95,15 @@ def run_bench(
         settings: what to measure.
         progress: called with what is being done, how much of it is behind and how much there is; never while a clock
             runs.
+        open_meter: gives what reads the GPU's power; None leaves energy out.
 
     Returns:
         JSON-ready: "format", "schema_version", "machine", "versions", "bundle", "backend", "settings", "timed" (what
-        each figure is of), "first_image" (or null), "bandwidth", "floor_reason" ("": there is a floor), and "batches",
-        one each in the order asked for: "batch", "tokens", "pixels", "generate" (timings, seconds; null where not
-        run), "floor", "graph_nodes", "profile", "memory", and "not_run" ("" or what was in the way). "baseline" is
-        null: what `bench_figures.compare` gives takes its place.
+        each figure is of), "first_image" (or null), "bandwidth", "floor_reason" ("": there is a floor), "energy" (what
+        a reading is, and why there are none), and "batches", one each in the order asked for: "batch", "tokens",
+        "pixels", "generate" (timings, seconds, with "energy" where it was measured; null where not run), "floor",
+        "graph_nodes", "profile", "memory", and "not_run" ("" or what was in the way). "baseline" is null: what
+        `bench_figures.compare` gives takes its place.
 
     Raises:
         BundleError, BackendMissingError: as `Generator.open`.
@@ -113,9 +117,10 @@ def run_bench(
     with Generator.open(opened, backend, **options) as generator:
         device, own = open_device(generator.backend)
         try:
-            bench = _Bench(generator, device, settings, progress)
-            bandwidth = bench.measure_floor()
-            batches = [bench.measure_batch(batch) for batch in settings.batches]
+            with open_power(open_meter, device, backend) as power:
+                bench = _Bench(generator, device, settings, progress, power)
+                bandwidth = bench.measure_floor()
+                batches = [bench.measure_batch(batch) for batch in settings.batches]
             manifest = opened.manifest
             return {
                 "format": FORMAT,
@@ -137,6 +142,7 @@ def run_bench(
                 "first_image": first,
                 "bandwidth": bandwidth,
                 "floor_reason": bench.floor_reason,
+                "energy": power.describe(),
                 "batches": batches,
                 "baseline": None,
             }  # fmt: skip
@@ -160,12 +166,13 @@ class _Bench:
     """
 
     def __init__(
-        self, generator: Generator, device: Device | None, settings: BenchSettings, progress: Progress
+        self, generator: Generator, device: Device | None, settings: BenchSettings, progress: Progress, power: Power
     ) -> None:
         self._generator = generator
         self._device = device
         self._settings = settings
         self._progress = progress
+        self._power = power
         self._moved: StepBytes | None = None
         self._bandwidth = 0.0
         self._classes = allowed_classes(generator)
@@ -201,16 +208,12 @@ class _Bench:
         part = "tokens"
         try:
             with self._generator.borrow_session(labels) as session:  # the one that `generate` takes again
-                found["tokens"] = timing(self._time_tokens(session, batch, tokens), batch, steps)
+                found["tokens"] = self._time_tokens(session, batch, tokens)
                 found["graph_nodes"] = _graph_nodes(session)
             part = "pixels"
-            found["pixels"] = timing(
-                self._time(f"batch {batch}: pixels", lambda: self._generator.decode_tokens(tokens)), batch
-            )
+            found["pixels"] = self._time(part, batch, lambda: self._generator.decode_tokens(tokens))
             part = "generate"
-            found["generate"] = timing(
-                self._time(f"batch {batch}: generate", lambda: self._generator.generate(labels, seed=SEED)), batch
-            )
+            found["generate"] = self._time(part, batch, lambda: self._generator.generate(labels, seed=SEED))
         except _NOT_RUN as error:
             found["not_run"] = f"{part}: {str(error) or type(error).__name__}"
         if found["tokens"] is not None:
@@ -220,7 +223,7 @@ class _Bench:
             found["profile"] = self._profile(batch)
         return found
 
-    def _time_tokens(self, session: Session, batch: int, tokens: NDArray[np.int32]) -> list[float]:
+    def _time_tokens(self, session: Session, batch: int, tokens: NDArray[np.int32]) -> dict[str, Any]:
         sampling = self._generator.bundle.manifest.sampling_defaults
         index, steps = np.arange(batch, dtype=np.uint64), tokens.shape[1]
 
@@ -228,19 +231,28 @@ class _Bench:
             for _ in session.decode(sampling, SEED, index, tokens, 0, steps):
                 pass
 
-        return self._time(f"batch {batch}: tokens", loop, session.reset)
+        return self._time("tokens", batch, loop, steps, session.reset)
 
-    def _time(self, what: str, call: Callable[[], object], before: Callable[[], None] = lambda: None) -> list[float]:
-        """Seconds of each run. `before` is called before each and is not timed; it and `call` end when all is done."""
-        samples = []
+    def _time(
+        self, part: str, batch: int, call: Callable[[], object], steps: int | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Figures of the runs. `before` comes before each and is not timed; it and `call` end when all is done."""
         total = self._settings.warmup + self._settings.repeats
-        for i in range(total):
-            self._progress(what, i, total)
+
+        def run(i: int) -> float:
+            self._progress(f"batch {batch}: {part}", i, total)
             before()
             begin = time.perf_counter()
             call()
-            samples.append(time.perf_counter() - begin)
-        return samples[self._settings.warmup :]
+            return time.perf_counter() - begin
+
+        for i in range(self._settings.warmup):
+            run(i)
+        with self._power.watch() as watch:
+            samples = [run(i) for i in range(self._settings.warmup, total)]
+        found = timing(samples, batch, steps)
+        return found | watch.figures(found["median"], batch)
 
     def _floor(self, batch: int, tokens: Mapping[str, Any]) -> dict[str, Any] | None:
         if self._moved is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .bench_energy import LEAST_READINGS, PERIOD
+from .bench_figures import PARTS
 from .cuda import megabytes
 
 # With fewer runs the 99th percentile by nearest rank is the slowest of them.
@@ -46,6 +48,7 @@ def notes(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"p99 of {repeats} runs is the slowest of them"
     yield from _first_image(found)
     yield _floor(found)
+    yield from _energy(found)
     for one in found["batches"]:
         yield from _batch(one)
 
@@ -78,6 +81,23 @@ def _floor(found: Mapping[str, Any]) -> str:
         f"{bandwidth['bytes_per_second'] / 1e12:.3f} TB/s, which copies of {megabytes(bandwidth['copy_bytes'])} reach "
         "here"
     )
+
+
+def _energy(found: Mapping[str, Any]) -> Iterator[str]:
+    energy = found.get("energy")
+    if energy is None:  # a report from before energy was measured
+        return
+    if energy["reason"]:
+        yield f"energy: not measured: {energy['reason']}"
+        return
+    yield f"energy: {energy['source']}, its mean over the runs, times their median"
+    for one in found["batches"]:
+        short = [part for part in PARTS if one[part] is not None and "energy" not in one[part]]
+        if short:
+            yield (
+                f"batch {one['batch']}: energy of {', '.join(short)}: not measured: the runs were too short for "
+                f"{LEAST_READINGS} readings of power, {1 / PERIOD:.0f} a second; --repeats makes them longer"
+            )
 
 
 def _batch(one: Mapping[str, Any]) -> Iterator[str]:

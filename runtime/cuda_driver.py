@@ -43,6 +43,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetCount": (_INT,),
     "cuDeviceGet": (_INT, c_int),
     "cuDeviceGetName": (c_char_p, c_int, c_int),
+    "cuDeviceGetPCIBusId": (c_char_p, c_int, c_int),
     "cuDeviceGetAttribute": (_INT, c_int, c_int),
     "cuDevicePrimaryCtxRetain": (_POINTER, c_int),
     "cuCtxSetCurrent": (c_void_p,),

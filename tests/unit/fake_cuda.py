@@ -118,6 +118,9 @@ class FakeCuda:
     def cuDeviceGetName(self, name: int, size: int, device: int) -> None:
         ctypes.memmove(name, b"Fake GPU\0", 9)
 
+    def cuDeviceGetPCIBusId(self, text: int, size: int, device: int) -> None:
+        ctypes.memmove(text, b"0000:3b:00.0\0", 13)
+
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> None:
         value[0] = self.sm[attribute - 75]
 

@@ -55,6 +55,7 @@ MAY_LACK_PYTHON = ("plugins",)
 OWN_LIBRARIES = {
     "cli/credentials.py": ("c2pa", "cryptography"),
     "cli/doctor.py": ("onnxruntime",),  # asks whether it loads
+    "cli/power.py": ("pynvml",),
     "cli/signing.py": ("c2pa", "cryptography"),
     "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
     "export/engines_trt.py": ("tensorrt",),
