@@ -4,7 +4,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .config import AimConfig
 from .decode import decode_logits
 from .gpt import GptModel, KvCache
-from .gpt_checkpoint import load_gpt
+from .gpt_checkpoint import load_gpt, load_gpt_checkpoint
 from .gpt_config import GptConfig
 from .mixer import LayerState
 from .model import AimModel, Condition
@@ -24,4 +24,5 @@ __all__ = [
     "decode_logits",
     "load_checkpoint",
     "load_gpt",
+    "load_gpt_checkpoint",
 ]

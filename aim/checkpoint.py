@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import AimConfig
+from .gpt import GptModel
 from .model import AimModel
 from .vq import VqConfig, VqModel
 
@@ -27,14 +28,15 @@ class Checkpoint:
     """A checkpoint's two models with what belongs to them.
 
     Attributes:
-        aim, vq: the models, float32, in evaluation mode.
+        aim, vq: the model that draws codes (AiM, or in its place LlamaGen's Transformer) and the tokenizer, float32, in
+            evaluation mode.
         class_names: a name for each class, or None.
         sampling: sampling settings that the checkpoint recommends ({} if none).
         source: where it was read from, as the caller named it.
         sha256: digest of the weight file.
     """
 
-    aim: AimModel
+    aim: AimModel | GptModel
     vq: VqModel
     class_names: tuple[str, ...] | None
     sampling: dict[str, Any]
@@ -85,7 +87,7 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
     if problems:
         raise ValueError(f"{weights}: " + "\n".join(problems))
     class_names = tuple(names) if names else None
-    return Checkpoint(aim, vq, class_names, ours["sampling"] or {}, str(source), _sha256(weights))
+    return Checkpoint(aim, vq, class_names, ours["sampling"] or {}, str(source), sha256_of(weights))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -149,7 +151,8 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     return raw
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
     digest = hashlib.sha256()  # in pieces: Python 3.10 has no file_digest
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ def run(
     log.info("figures of the saved file")
     _fast(False)
     loaded = load_checkpoint(out)
-    aim, vq = loaded.aim.to(device), loaded.vq.to(device)
+    aim, vq = cast(AimModel, loaded.aim).to(device), loaded.vq.to(device)
     classed, every = data.rows(held_out=True), data.rows(held_out=True, classed=False)
     vq_held, aim_held = evaluate_vq(vq, data, classed), evaluate_aim(aim, vq, data)
     metrics = {

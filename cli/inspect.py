@@ -65,6 +65,7 @@ def _show_manifest(bundle: Bundle) -> None:
     rows = {
         "bundle": f"{bundle.path} (schema {manifest.schema_version}, written by aim-edge {manifest.aim_edge_version})",
         "checkpoint": f"{manifest.checkpoint.source}, SHA-256 {manifest.checkpoint.sha256}",
+        "family": {"aim": "AiM", "gpt": "Transformer (LlamaGen)"}[manifest.family],
         "lowering": f"{manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}"
         + (", fused convolutions" if manifest.fused_convolutions else ""),
         "image": f"{dims.image_width} x {dims.image_height} from {dims.num_tokens} codes of {dims.vocab_size}",

@@ -20,6 +20,7 @@ DTYPE = {
     "bool": ir.DataType.BOOL,
 }
 Array = NDArray[Any]
+CONSTANT = "const_"  # what names of constants begin with; no weight's does
 LARGE = 1024  # bytes from which on a constant is not worth comparing with the earlier ones
 
 
@@ -87,7 +88,7 @@ class GraphBuilder:
         value = value.reshape(np.shape(array))  # ascontiguousarray makes scalars one-dimensional
         key = (str(value.dtype), value.shape, value.tobytes() if value.nbytes < LARGE else str(id(value)).encode())
         if key not in self._constants:
-            name = f"const_{len(self._constants)}"
+            name = f"{CONSTANT}{len(self._constants)}"
             tensor = ir.tensor(value, name=name)
             if self._function:
                 self._constants[key] = self.op("Constant", value=tensor)

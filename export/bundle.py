@@ -11,14 +11,16 @@ import onnx_ir as ir
 
 import aim_edge
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
+from aim_edge.aim.gpt import GptModel
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
-from aim_edge.runtime.contract import DTYPES, Contract, build_contract
+from aim_edge.runtime.contract import DTYPES, Contract, build_contract, build_gpt_contract
 from aim_edge.runtime.manifest import CheckpointRecord, Manifest
 from aim_edge.runtime.policy import POLICY, UsagePolicy
 from aim_edge.runtime.sampler import SamplingConfig
 
 from .builder import drop_bodies
 from .decoder import condition_graph, decoder_graph
+from .decoder_gpt import check_gpt_lowering, gpt_condition_graph, gpt_decoder_graph
 from .dims import model_dims
 from .lowerings import LOWERINGS
 from .tokenizer import Tokenizer, decode_graph, encode_graph
@@ -45,14 +47,15 @@ def export_bundle(
     """Writes the bundle of a checkpoint.
 
     Args:
-        checkpoint: what `load_checkpoint` takes ("demo" is the bundled one), or its result.
+        checkpoint: what `load_checkpoint` takes ("demo" is the bundled one), or its result, or a Checkpoint whose
+            `aim` is a `GptModel` (in the lowering "primitive" only).
         out: the bundle's folder; it must not exist unless `overwrite`.
         lowering: how the mixers are written: "primitive" (standard operators, opset 17), "onnx" (ONNX
             Runtime's com.microsoft operators), "onnx-opset27" (the standard's own, ai.onnx 27), "plugin" or
             "plugin-fused" (operators of the aim_edge domain; each graph is written twice, with the operators'
             bodies for ONNX Runtime and, as `without_bodies` names it, without them for TensorRT).
         precision: "float32" or "float16", of activations and stored matrices.
-        state_dtype: "float32" or "float16", of conv_state and ssm_state.
+        state_dtype: "float32" or "float16", of conv_state and ssm_state; of a Transformer, k_cache and v_cache.
         fused_convolutions: vq_decode's convolutions are operators of ours, too, with the norms around them; only with
             the lowering "plugin-fused" in float16.
         overwrite: replace a bundle that is there.
@@ -76,6 +79,8 @@ def export_bundle(
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     if fused_convolutions:
         check_fused_convolutions(lowering, precision)
+    if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
+        check_gpt_lowering(lowering)
     rules = None if policy is None else UsagePolicy.load(policy)
     tell = progress or (lambda what, done, total: None)
     with new_bundle(Path(out), overwrite=overwrite) as folder:
@@ -85,8 +90,11 @@ def export_bundle(
         if rules is not None:
             rules.denied_ids(dims.num_classes, loaded.class_names)
             (folder / POLICY).write_text(rules.to_json(), encoding="utf-8")
-        transposed = LOWERINGS[lowering].recurrence.transposed_state
-        contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
+        if isinstance(loaded.aim, GptModel):
+            contract = build_gpt_contract(dims, state_dtype=state_dtype)
+        else:
+            transposed = LOWERINGS[lowering].recurrence.transposed_state
+            contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
         decoder = FusedTokenizer if fused_convolutions else Tokenizer
         models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder))
         with_bodies = any(model.functions for model in models.values())
@@ -134,9 +142,15 @@ def _graphs(
     decoder: type[Tokenizer],
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
-    yield "condition", condition_graph(checkpoint.aim, contract, lowering, precision)
-    for name in ("step", "scan"):
-        sequence = name == "scan"
-        yield name, decoder_graph(checkpoint.aim, contract, lowering, precision, state_dtype, sequence=sequence)
+    model = checkpoint.aim
+    if isinstance(model, GptModel):
+        yield "condition", gpt_condition_graph(model, contract, precision)
+        for name in ("step", "scan"):
+            yield name, gpt_decoder_graph(model, contract, precision, state_dtype, sequence=name == "scan")
+    else:
+        yield "condition", condition_graph(model, contract, lowering, precision)
+        for name in ("step", "scan"):
+            sequence = name == "scan"
+            yield name, decoder_graph(model, contract, lowering, precision, state_dtype, sequence=sequence)
     yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision, decoder)
     yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

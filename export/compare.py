@@ -134,7 +134,8 @@ def compare_bundles(
 
 def _check_same_model(side: Side, against: Side, mine: Manifest, theirs: Manifest) -> None:
     """Raises ValueError with every size that differs."""
-    sizes, others = asdict(mine.contract.dims), asdict(theirs.contract.dims)
+    sizes = asdict(mine.contract.dims) | {"family": mine.family}
+    others = asdict(theirs.contract.dims) | {"family": theirs.family}
     differing = [f"{name} is {size} and {others[name]}" for name, size in sizes.items() if size != others[name]]
     if differing:
         raise ValueError(
@@ -214,6 +215,7 @@ def _first_outside(states: tuple[StateParity, ...], broken: int, gates: StateGat
         f"the first state outside the gates is {state.name} at step {state.step}, with cosine {state.cosine:.6g} and "
         f"norm ratio {state.norm_ratio:.6g}"
     )
-    before = f", and of layer {state.layer - 1} behind its states" if state.kind == "conv" and state.layer else ""
-    action = f"compare layer {state.layer} of the two, up to its {state.kind}_state{before}"
+    first = state.kind in ("conv", "k")
+    before = f", and of layer {state.layer - 1} behind its states" if first and state.layer else ""
+    action = f"compare layer {state.layer} of the two, up to its {state.name.rpartition('_')[0]}{before}"
     return Finding("first-outside", state.name, "likely", text, action)

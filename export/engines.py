@@ -80,6 +80,11 @@ def build_engines(
         raise ValueError(f"options are {options}; they are TensorRT's, and the targets are {', '.join(asked)}")
     opened = Bundle.open(bundle, engines=False)
     manifest = opened.manifest
+    if manifest.family != "aim":
+        raise ValueError(
+            f"{bundle} is a Transformer's (family {manifest.family!r}); engines are built of AiM's bundles only "
+            "(family 'aim'); run it on ort-cpu or ort-cuda"
+        )
     for kind in kinds:
         _check_lowering(bundle, manifest.lowering, kind)
     tokens = manifest.contract.dims.num_tokens

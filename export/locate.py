@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aim_edge.aim.checkpoint import Checkpoint
+from aim_edge.aim.gpt import GptModel
 from aim_edge.runtime import Generator
 
 from .diagnosis import Diagnosis, Finding
@@ -52,7 +53,9 @@ def locate(
         findings += weight_findings(weights)
         notes.append(weight_note(weights))
         broken = _first_broken(seen)
-        if broken is not None:
+        if broken is not None and isinstance(seen.checkpoint.aim, GptModel):
+            notes.append(f"step {broken} is the first outside; why is looked for in AiM models only, not a Transformer")
+        elif broken is not None:
             tell("decoding again, to the first step that left the gates")
             findings += Search.of(generator, seen, broken).findings(explained=bool(findings))
     findings += _image_findings(seen, weights, decoded_well=broken is None)

@@ -35,7 +35,7 @@ class StateParity:
 
     Attributes:
         step, layer: from 0.
-        kind: "conv" or "ssm".
+        kind: "conv" or "ssm", or a Transformer's "k" or "v".
         cosine, norm_ratio, max_abs: as of logits.
         peak: the largest absolute value in the engine's.
     """
@@ -51,7 +51,7 @@ class StateParity:
     @property
     def name(self) -> str:
         """As the contract has it."""
-        return f"{self.kind}_state_{self.layer}"
+        return f"{self.kind}_{'cache' if self.kind in ('k', 'v') else 'state'}_{self.layer}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class NonFinite:
     Attributes:
         step: from 0; None for "image".
         layer: of a state; None for "logits" and "image".
-        where: "conv_state_3", "ssm_state_3", "logits" or "image".
+        where: "conv_state_3", "ssm_state_3", "k_cache_3", "v_cache_3", "logits" or "image".
         count: how many numbers; 0 where that is not known.
     """
 

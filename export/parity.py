@@ -133,6 +133,11 @@ def examine(
         if not state_every >= 1:
             raise ValueError(f"state_every is {state_every}; allowed: >= 1")
         if not isinstance(checkpoint, Checkpoint):
+            if manifest.family != "aim":
+                raise ValueError(
+                    f"{bundle} is a Transformer's, and load_checkpoint reads AiM's checkpoints only; give `checkpoint` "
+                    "as a Checkpoint, from Python, or compare with another bundle (--against)"
+                )
             tell("reading the checkpoint")
             checkpoint = load_checkpoint(checkpoint or manifest.checkpoint.source)
         if checkpoint.sha256 != manifest.checkpoint.sha256:

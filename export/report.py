@@ -85,11 +85,11 @@ def _heat_maps(report: ParityReport) -> list[str]:
         ("|norm ratio - 1|", lambda s: abs(s.norm_ratio - 1)),
     )
     maps = []
-    for kind in ("conv", "ssm"):
+    for kind in dict.fromkeys(s.kind for s in report.states):
         states = [s for s in report.states if s.kind == kind]
         for title, value in measures:
             cells = {(s.layer, s.step): (value(s), outside(s, report.state_gates)) for s in states}
-            maps.append(heat_map(f"{kind}_state: {title}", cells))
+            maps.append(heat_map(f"{states[0].name.rpartition('_')[0]}: {title}", cells))
     return maps
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from aim_edge.aim.gpt import GptModel
 from aim_edge.aim.model import AimModel
 from aim_edge.runtime import Generator
 from aim_edge.runtime.arena import Snapshot
@@ -48,6 +49,8 @@ class Search:
     """
 
     def __init__(self, seen: Examination, decoded: Decoded, first: int, states: dict[int, Snapshot]) -> None:
+        if isinstance(seen.checkpoint.aim, GptModel):
+            raise TypeError("the checkpoint holds a Transformer; causes are looked for in AiM models only")
         self.model = seen.checkpoint.aim
         self.gates: Gates = seen.report.gates
         self.state_gates: StateGates = seen.report.state_gates

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from aim_edge.aim.checkpoint import Checkpoint
+from aim_edge.aim.gpt import GptModel, KvCache
 from aim_edge.aim.mixer import LayerState
 from aim_edge.aim.model import AimModel
 from aim_edge.runtime.arena import Snapshot
@@ -34,24 +35,32 @@ __all__ = [
     "to_snapshot",
 ]
 
-Step = tuple[Floats, list[LayerState]]
+Model = AimModel | GptModel
+States = Sequence[LayerState | KvCache]
+Step = tuple[Floats, States]
 
 
-def to_snapshot(states: Sequence[LayerState]) -> Snapshot:
-    """PyTorch's states as a session's snapshot has them: canonical, conv before ssm, layer by layer."""
-    return {
-        f"{kind}_state_{i}": tensor.float().cpu().numpy()
-        for i, state in enumerate(states)
-        for kind, tensor in (("conv", state.conv), ("ssm", state.ssm))
-    }
+def to_snapshot(states: States) -> Snapshot:
+    """PyTorch's states as a session's snapshot has them: canonical, layer by layer, conv before ssm or k before v."""
+    snapshot: Snapshot = {}
+    for i, state in enumerate(states):
+        if isinstance(state, KvCache):  # copied: the next step writes in place
+            tensors = {f"k_cache_{i}": state.k.clone(), f"v_cache_{i}": state.v.clone()}
+        else:
+            tensors = {f"conv_state_{i}": state.conv, f"ssm_state_{i}": state.ssm}
+        snapshot |= {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+    return snapshot
 
 
 @torch.inference_mode()
-def reference_steps(model: AimModel, labels: Ids, tokens: Ids) -> Iterator[Step]:
-    """PyTorch's logits (2 B, V) and states after each step with tokens (B, T) forced."""
+def reference_steps(model: Model, labels: Ids, tokens: Ids) -> Iterator[Step]:
+    """PyTorch's logits (2 B, V) and states after each step with tokens (B, T) forced.
+
+    A Transformer's caches are written in place: read them before the next step.
+    """
     given = torch.from_numpy(feed(tokens)).to(model.device)
-    condition = model.condition(torch.from_numpy(labels.astype(np.int64)).to(model.device))
-    state = model.init_state(2 * len(labels))
+    condition: Any = model.condition(torch.from_numpy(labels.astype(np.int64)).to(model.device))
+    state: Any = model.init_state(2 * len(labels))
     position = torch.zeros(len(labels), dtype=torch.int64, device=model.device)
     for t in range(tokens.shape[1]):
         logits, state = model.step(given[:, t], position + t, condition, state)
@@ -59,12 +68,12 @@ def reference_steps(model: AimModel, labels: Ids, tokens: Ids) -> Iterator[Step]
 
 
 @torch.inference_mode()
-def reference_tokens(model: AimModel, labels: Ids, seed: int, config: SamplingConfig) -> Ids:
+def reference_tokens(model: Model, labels: Ids, seed: int, config: SamplingConfig) -> Ids:
     """Codes (B, T) that PyTorch draws as a bundle would: what is forced where the bundle draws none."""
     batch, count = len(labels), model.config.num_tokens
     sampler = Sampler(model.config.vocab_size, batch, config)
-    condition = model.condition(torch.from_numpy(labels.astype(np.int64)).to(model.device))
-    state = model.init_state(2 * batch)
+    condition: Any = model.condition(torch.from_numpy(labels.astype(np.int64)).to(model.device))
+    state: Any = model.init_state(2 * batch)
     position = torch.zeros(batch, dtype=torch.int64, device=model.device)
     index = np.arange(batch, dtype=np.uint64)
     tokens = np.zeros((batch, count), np.int32)
@@ -76,7 +85,7 @@ def reference_tokens(model: AimModel, labels: Ids, seed: int, config: SamplingCo
     return tokens
 
 
-def decode_beside(session: Any, model: AimModel, labels: Ids, tokens: Ids, every: int) -> Decoded:
+def decode_beside(session: Any, model: Model, labels: Ids, tokens: Ids, every: int) -> Decoded:
     """`decode_against` with PyTorch as the reference."""
     steps = reference_steps(model, labels, tokens)
     reference = ((logits, partial(to_snapshot, states)) for logits, states in steps)

@@ -17,7 +17,7 @@ from aim_edge.runtime import Bundle
 
 Array = NDArray[np.floating]
 _RESHAPED = re.compile(r"\.as_(\d+(?:x\d+)*)$")
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+_LAYER = re.compile(r"(^|\.)layers\.(\d+)\.")
 _CONSTANT = re.compile(r"const_\d+")
 _ROUNDING = 1e-6  # -exp(A_log) is computed anew, and another machine's exp may round otherwise
 
@@ -48,7 +48,7 @@ class WeightDifference:
     def layer(self) -> int | None:
         """The layer it belongs to, or None."""
         found = _LAYER.search(self.key)
-        return int(found[1]) if found else None
+        return int(found[2]) if found else None
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ def _describe(
     relative = float(np.linalg.norm(f - w) / max(float(np.linalg.norm(w)), 1e-300)) if finite else float("inf")
     taken = None
     own = _LAYER.search(name)
-    layers = {int(match[1]) for key in tensors if (match := _LAYER.search(key))} if own else set()
-    for layer in sorted(layers - {int(own[1])} if own else ()):
-        other = expected_weight(_LAYER.sub(f".layers.{layer}.", name), tensors, found)
+    layers = {int(match[2]) for key in tensors if (match := _LAYER.search(key))} if own else set()
+    for layer in sorted(layers - {int(own[2])} if own else ()):
+        other = expected_weight(_LAYER.sub(rf"\g<1>layers.{layer}.", name), tensors, found)
         if other is not None and _same(other, found):
             taken = layer
             break

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from .builder import Array, GraphBuilder
+from .builder import CONSTANT, Array, GraphBuilder
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights from which on a graph's weights live in a file beside it
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
@@ -143,6 +143,8 @@ def weight_bytes(model: ir.Model) -> int:
 class SharedData:
     """One file of weights for several graphs: a weight of the same name is written once.
 
+    Constants (`GraphBuilder.const`) are numbered within their graph, so they stay in it: one name is not one array.
+
     Args:
         folder: where the graphs lie.
         name: file name of the data.
@@ -158,7 +160,7 @@ class SharedData:
         with (self._folder / self._name).open("ab") as file:
             for value in model.graph.initializers.values():
                 tensor = value.const_value
-                if tensor is None or tensor.nbytes < 1024 or value.name is None:
+                if tensor is None or tensor.nbytes < 1024 or value.name is None or value.name.startswith(CONSTANT):
                     continue
                 if value.name not in self._written:
                     data = tensor.tobytes()

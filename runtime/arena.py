@@ -1,7 +1,8 @@
 """Recurrent state: where each layer's conv_state and ssm_state lie, and their canonical layout.
 
 Canonical, whatever a lowering's graphs use: conv_state (rows, conv_dim, d_conv - 1), ssm_state (rows,
-nheads, headdim, d_state), in the bundle's state dtype. A snapshot is a dict of canonical copies by
+nheads, headdim, d_state), in the bundle's state dtype. A Transformer's k_cache and v_cache (rows, nheads,
+num_tokens, headdim) are states like these. A snapshot is a dict of canonical copies by
 the graph's input name ("conv_state_0", "ssm_state_0", ...), so that what one lowering or backend saved
 another restores.
 """

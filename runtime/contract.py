@@ -14,6 +14,8 @@ from typing import Any
 DTYPES = ("float32", "float16")
 LOWERINGS = ("primitive", "onnx", "onnx-opset27", "plugin", "plugin-fused")
 GRAPHS = ("condition", "step", "scan", "vq_decode", "vq_encode")
+FAMILIES = ("aim", "gpt")  # AiM, and LlamaGen's Transformer
+_AIM_ONLY = ("adaln_factor", "d_state", "d_conv", "conv_dim")
 
 Dim = int | str
 
@@ -67,7 +69,8 @@ class GraphSpec:
 class ModelDims:
     """The sizes that the graphs' shapes follow from.
 
-    For Mamba-1 `nheads` is d_inner and `headdim` is 1: one head a channel.
+    For Mamba-1 `nheads` is d_inner and `headdim` is 1: one head a channel. A Transformer has no adaln_factor, d_state,
+    d_conv and conv_dim: they are 0.
     """
 
     d_model: int
@@ -90,15 +93,19 @@ class ModelDims:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelDims:
         check_keys(cls, values)
-        bad = {k: v for k, v in values.items() if type(v) is not int or v < 1}
+        transformer = all(values[name] == 0 for name in _AIM_ONLY)
+        least = {name: 0 if transformer and name in _AIM_ONLY else 1 for name in values}
+        bad = {k: v for k, v in values.items() if type(v) is not int or v < least[k]}
         if bad:
-            raise ValueError(f"ModelDims: every size is an integer >= 1; found {bad}")
+            raise ValueError(
+                f"ModelDims: every size is an integer >= 1 (a Transformer's {', '.join(_AIM_ONLY)} all 0); found {bad}"
+            )
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """One recurrent state: the graph's input and output that carry it, and its shape for one row.
+    """One state: the graph's input and output that carry it, and its shape for one row.
 
     `transposed` is True where the graph's ssm_state is (nheads, d_state, headdim) (com.microsoft
     LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it.
@@ -118,11 +125,15 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """Everything a backend binds by. Build it with `build_contract`, read it with `from_dict`."""
+    """Everything a backend binds by. Build it with `build_contract` or `build_gpt_contract`, read it with `from_dict`.
+
+    `family` is of `FAMILIES`: which model draws the codes.
+    """
 
     dims: ModelDims
     graphs: dict[str, GraphSpec]
     states: tuple[StateSpec, ...]
+    family: str = "aim"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form (tuples become lists when dumped)."""
@@ -130,17 +141,25 @@ class Contract:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Contract:
-        """Reads `to_dict`'s form. Raises ValueError on unknown or missing keys."""
+        """Reads `to_dict`'s form. Raises ValueError on unknown or missing keys, and on an unknown family."""
+        values = {"family": "aim", **values}  # bundles from before there were two lack it
         check_keys(cls, values)
+        dims = ModelDims.from_dict(values["dims"])
+        fitting = "aim" if dims.d_state else "gpt"
+        if values["family"] not in FAMILIES:
+            raise ValueError(f"family is {values['family']!r}; allowed: {FAMILIES}")
+        if values["family"] != fitting:
+            raise ValueError(f"family is {values['family']!r}, but the sizes are those of {fitting!r}")
         return cls(
-            ModelDims.from_dict(values["dims"]),
+            dims,
             {name: GraphSpec.from_dict(graph) for name, graph in values["graphs"].items()},
             tuple(StateSpec.from_dict(state) for state in values["states"]),
+            values["family"],
         )
 
 
 def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool = False) -> Contract:
-    """The contract of a model of `dims`: five graphs and two states a layer.
+    """The contract of an AiM model of `dims`: five graphs and two states a layer.
 
     Integers are int32 throughout (TensorRT 8 has no int64 bindings). Logits, images and condition
     tensors are float32 whatever the precision; states have `state_dtype`.
@@ -153,8 +172,6 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
     Raises:
         ValueError: `state_dtype` is neither.
     """
-    if state_dtype not in DTYPES:
-        raise ValueError(f"state_dtype is {state_dtype!r}; allowed: {DTYPES}")
     ssm_shape = (dims.d_state, dims.headdim) if transposed_state else (dims.headdim, dims.d_state)
     states: list[StateSpec] = []
     for i in range(dims.n_layer):
@@ -162,13 +179,45 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
         states.append(StateSpec(f"conv_state_{i}", f"conv_state_out_{i}", state_dtype, conv_shape))
         shape = (dims.nheads, *ssm_shape)
         states.append(StateSpec(f"ssm_state_{i}", f"ssm_state_out_{i}", state_dtype, shape, transposed_state))
-    state_in = tuple(TensorSpec(s.input, s.dtype, ("rows", *s.shape)) for s in states)
-    state_out = tuple(TensorSpec(s.output, s.dtype, ("rows", *s.shape)) for s in states)
     condition = (
         TensorSpec("modulation", "float32", ("rows", dims.n_layer, dims.adaln_factor, dims.d_model)),
         TensorSpec("final_modulation", "float32", ("rows", 2, dims.d_model)),
         TensorSpec("class_embedding", "float32", ("rows", dims.d_model)),
     )
+    return _contract("aim", dims, state_dtype, condition, tuple(states))
+
+
+def build_gpt_contract(dims: ModelDims, *, state_dtype: str) -> Contract:
+    """The contract of a Transformer of `dims`: the same five graphs, and of every layer its keys and values.
+
+    k_cache (already rotated) and v_cache are (nheads, num_tokens, headdim) a row: the class takes the place of a
+    code, and the last code is never fed. What was not fed yet is zero. The condition is the class's embedding alone.
+
+    Args:
+        dims: sizes of the model and of its tokenizer; those that only AiM has are 0.
+        state_dtype: "float32" or "float16", for k_cache and v_cache both.
+
+    Raises:
+        ValueError: `state_dtype` is neither.
+    """
+    shape = (dims.nheads, dims.num_tokens, dims.headdim)
+    states = tuple(
+        StateSpec(f"{kind}_cache_{i}", f"{kind}_cache_out_{i}", state_dtype, shape)
+        for i in range(dims.n_layer)
+        for kind in ("k", "v")
+    )
+    condition = (TensorSpec("class_embedding", "float32", ("rows", dims.d_model)),)
+    return _contract("gpt", dims, state_dtype, condition, states)
+
+
+def _contract(
+    family: str, dims: ModelDims, state_dtype: str, condition: tuple[TensorSpec, ...], states: tuple[StateSpec, ...]
+) -> Contract:
+    """What both families have: the graphs around a condition and states."""
+    if state_dtype not in DTYPES:
+        raise ValueError(f"state_dtype is {state_dtype!r}; allowed: {DTYPES}")
+    state_in = tuple(TensorSpec(s.input, s.dtype, ("rows", *s.shape)) for s in states)
+    state_out = tuple(TensorSpec(s.output, s.dtype, ("rows", *s.shape)) for s in states)
     position = TensorSpec("position", "int32", ("batch",))
     codes = TensorSpec("codes", "int32", ("batch", dims.grid_height, dims.grid_width))
     image = TensorSpec("image", "float32", ("batch", dims.image_channels, dims.image_height, dims.image_width))
@@ -187,4 +236,4 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
         "vq_encode": ((image,), (codes,)),
     }
     graphs = {name: GraphSpec(f"{name}.onnx", ins, outs) for name, (ins, outs) in ports.items()}
-    return Contract(dims, graphs, tuple(states))
+    return Contract(dims, graphs, states, family)

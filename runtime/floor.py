@@ -44,15 +44,18 @@ def step_bytes(contract: Contract, precision: str) -> StepBytes:
     """What a step of this model must move.
 
     Args:
-        contract: of a Mamba-2 model.
+        contract: of an AiM model with Mamba-2.
         precision: "float32" or "float16", of the weights as the engine has them; the states' is in the contract.
 
     Raises:
-        ValueError: a Mamba-1 model, whose state need not leave the chip in the same way; an unknown precision.
+        ValueError: a Mamba-1 model, whose state need not leave the chip in the same way; a Transformer, whose
+            attention reads more with every code; an unknown precision.
     """
     dims = contract.dims
     if precision not in _SIZES:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(_SIZES)}")
+    if contract.family != "aim":
+        raise ValueError("the model is a Transformer, whose floor is not modelled; that of AiM with Mamba-2 is")
     if dims.headdim == 1:
         raise ValueError("the model is Mamba-1 (headdim is 1), whose floor is not modelled; Mamba-2 is")
     d_inner = dims.nheads * dims.headdim

@@ -297,6 +297,11 @@ class Manifest:
         if bad:
             raise BundleError(f"{MANIFEST}: " + "; ".join(bad))
 
+    @property
+    def family(self) -> str:
+        """Which model draws the codes: "aim" or "gpt" (the contract's)."""
+        return self.contract.family
+
     def graph_files(self) -> list[str]:
         """The ONNX file of each graph, relative to the bundle."""
         return [graph.file for graph in self.contract.graphs.values()]

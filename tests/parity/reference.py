@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aim_edge.aim import AimModel
+from aim_edge.aim import AimModel, GptModel
 from aim_edge.runtime.sampler import Sampler, SamplingConfig
 
 
 @torch.inference_mode()
 def draw_tokens(
-    model: AimModel, class_ids: NDArray[np.int64], seed: int, config: SamplingConfig, first_image: int = 0
+    model: AimModel | GptModel, class_ids: NDArray[np.int64], seed: int, config: SamplingConfig, first_image: int = 0
 ) -> NDArray[np.int32]:
     """(B) class ids -> (B, T) codes."""
     batch, count = len(class_ids), model.config.num_tokens
     sampler = Sampler(model.config.vocab_size, batch, config)
-    condition = model.condition(torch.as_tensor(class_ids))
-    state, position = model.init_state(2 * batch), torch.zeros(batch, dtype=torch.int64)
+    condition: Any = model.condition(torch.as_tensor(class_ids))
+    state: Any = model.init_state(2 * batch)
+    position = torch.zeros(batch, dtype=torch.int64)
     index = np.arange(first_image, first_image + batch, dtype=np.uint64)
     tokens = np.zeros((batch, count), np.int32)
     previous = torch.zeros(batch, dtype=torch.int64)
