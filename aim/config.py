@@ -44,6 +44,17 @@ _SSM_IGNORED = {  # initialisation and kernel choice: no effect on a trained mod
 }  # fmt: skip
 
 
+
+def wrong_types(config: Any) -> list[str]:
+    """The fields of a configuration whose value is not of their default's type; an int may stand for a float."""
+    bad = []
+    for field in fields(config):
+        value, kind = getattr(config, field.name), type(field.default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            bad.append(f"{field.name} is {value!r}; expected {kind.__name__}")
+    return bad
+
+
 @dataclass(frozen=True)
 class AimConfig:
     """Sizes and options of an AiM model. Every bad field is reported at once.
@@ -89,11 +100,7 @@ class AimConfig:
             raise ValueError("AimConfig: " + "; ".join(bad))
 
     def _problems(self) -> list[str]:
-        bad = []
-        for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                bad.append(f"{field.name} is {value!r}; expected {kind.__name__}")
+        bad = wrong_types(self)
         if bad:
             return bad
         at_least_one = (

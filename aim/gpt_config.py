@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from .config import wrong_types
 
 # Keys of the published ModelArgs (FoundationVision/LlamaGen at ce98ec4, autoregressive/models/gpt.py), by our name.
 _PUBLISHED = {
@@ -62,11 +64,7 @@ class GptConfig:
             raise ValueError("GptConfig: " + "; ".join(bad))
 
     def _problems(self) -> list[str]:
-        bad = []
-        for field in fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                bad.append(f"{field.name} is {value!r}; expected {kind.__name__}")
+        bad = wrong_types(self)
         if bad:
             return bad
         sizes = ("d_model", "n_layer", "nheads", "vocab_size", "num_classes", "num_tokens")
