@@ -39,10 +39,6 @@ __device__ __forceinline__ void copy_bulk(unsigned target, const void* source, u
                  "l"(source), "r"(bytes), "r"(barrier) : "memory");
 }
 
-__device__ __forceinline__ void prefetch_line(const void* from) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
-}
-
 // What this thread wrote to shared memory is visible to wgmma and bulk copies after it.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
