@@ -178,6 +178,33 @@ typedef struct aim_mamba2_decode_step_params {
     uint64_t workspace_size;
 } aim_mamba2_decode_step_params;
 
+typedef struct aim_mamba2_layers_params {
+    uint64_t size;
+    int64_t rows;
+    int32_t layers, d_model, nheads, headdim, d_state, ngroups, d_conv, dtype, conv_state_dtype, ssm_state_dtype;
+    float eps;
+    int32_t reserved;
+    const float* residual;
+    const float* modulation;
+    const float* norm_weight;
+    const void* in_proj;
+    const float* conv_weight;
+    const float* conv_bias;
+    const float* A;
+    const float* D;
+    const float* dt_bias;
+    const float* gated_norm_weight;
+    const void* out_proj;
+    const void* conv_state_in;
+    void* conv_state_out;
+    const void* ssm_state_in;
+    void* ssm_state_out;
+    float* residual_out;
+    const int32_t* active;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_mamba2_layers_params;
+
 /* Lies in device memory: a captured launch is replayed with whatever settings are there. */
 typedef struct aim_sampling {
     uint64_t seed;
@@ -219,6 +246,7 @@ AIM_API int aim_linear(const aim_linear_params* params, void* stream);
 AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
+AIM_API int aim_mamba2_layers(const aim_mamba2_layers_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
@@ -227,6 +255,10 @@ AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
+AIM_API int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* params, uint64_t* bytes);
+
+/* 1 where the current device takes these sizes and types with one kernel, else 0. */
+AIM_API int aim_mamba2_layers_resident(const aim_mamba2_layers_params* params);
 
 AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */
 AIM_API int aim_check_device(void);                /* AIM_UNSUPPORTED_ARCH: no code for the current device */

@@ -226,6 +226,42 @@ static_assert(sizeof(aim_sampling) == 40 && sizeof(Sampling) == sizeof(aim_sampl
                   offsetof(Sampling, top_k) == offsetof(aim_sampling, top_k),
               "aim_sampling and Sampling have one layout");
 
+Mamba2LayersParams convert(const aim_mamba2_layers_params& from) {
+    Mamba2LayersParams to;
+    to.rows = from.rows;
+    to.layers = from.layers;
+    to.d_model = from.d_model;
+    to.nheads = from.nheads;
+    to.headdim = from.headdim;
+    to.d_state = from.d_state;
+    to.ngroups = from.ngroups;
+    to.d_conv = from.d_conv;
+    to.eps = from.eps;
+    to.residual = from.residual;
+    to.modulation = from.modulation;
+    to.norm_weight = from.norm_weight;
+    to.in_proj = from.in_proj;
+    to.conv_weight = from.conv_weight;
+    to.conv_bias = from.conv_bias;
+    to.A = from.A;
+    to.D = from.D;
+    to.dt_bias = from.dt_bias;
+    to.gated_norm_weight = from.gated_norm_weight;
+    to.out_proj = from.out_proj;
+    to.conv_state_in = from.conv_state_in;
+    to.conv_state_out = from.conv_state_out;
+    to.ssm_state_in = from.ssm_state_in;
+    to.ssm_state_out = from.ssm_state_out;
+    to.residual_out = from.residual_out;
+    to.active = from.active;
+    to.workspace = from.workspace;
+    to.workspace_size = from.workspace_size;
+    to.dtype = dtype_of(from.dtype);
+    to.conv_state_dtype = dtype_of(from.conv_state_dtype);
+    to.ssm_state_dtype = dtype_of(from.ssm_state_dtype);
+    return to;
+}
+
 SampleParams convert(const aim_sample_params& from) {
     SampleParams to;
     to.batch = from.batch;
@@ -285,6 +321,7 @@ int aim_norm_conv(const aim_norm_conv_params* p, void* stream) { return run("nor
 int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream) {
     return run("mamba2_decode_step", p, stream);
 }
+int aim_mamba2_layers(const aim_mamba2_layers_params* p, void* stream) { return run("mamba2_layers", p, stream); }
 int aim_sample(const aim_sample_params* p, void* stream) { return run("sample", p, stream); }
 int aim_image_to_uint8(const aim_image_params* p, void* stream) { return run("image_to_uint8", p, stream); }
 
@@ -298,6 +335,12 @@ int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* p, uint64_t*
 int aim_norm_conv_workspace(const aim_norm_conv_params* p, uint64_t* bytes) { return workspace("norm_conv", p, bytes); }
 int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* p, uint64_t* bytes) {
     return workspace("mamba2_decode_step", p, bytes);
+}
+int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* p, uint64_t* bytes) {
+    return workspace("mamba2_layers", p, bytes);
+}
+int aim_mamba2_layers_resident(const aim_mamba2_layers_params* p) {
+    return check_struct("mamba2_layers", p) == Status::kSuccess && resident(convert(*p));
 }
 
 int aim_version(void) { return version(); }

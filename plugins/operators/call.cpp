@@ -139,6 +139,43 @@ aim_kernels::Mamba2DecodeStepParams mamba2_decode_step_params(const Call& call) 
     return p;
 }
 
+aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::Mamba2LayersParams p;
+    p.rows = size[kRows];
+    p.layers = narrow(size[kLayers]);
+    p.d_model = narrow(size[kDModel]);
+    p.nheads = narrow(size[kNheads]);
+    p.headdim = narrow(size[kHeaddim]);
+    p.d_state = narrow(size[kDState]);
+    p.ngroups = narrow(size[kNgroups]);
+    p.d_conv = narrow(size[kDConv]);
+    p.eps = call.eps;
+    p.dtype = call.activations;
+    p.conv_state_dtype = call.states;
+    p.ssm_state_dtype = call.states;
+    p.residual = floats(call.inputs[mamba2_layers::residual]);
+    p.modulation = floats(call.inputs[mamba2_layers::modulation]);
+    p.norm_weight = floats(call.inputs[mamba2_layers::norm_weight]);
+    p.in_proj = call.inputs[mamba2_layers::in_proj];
+    p.conv_weight = floats(call.inputs[mamba2_layers::conv_weight]);
+    p.conv_bias = floats(call.inputs[mamba2_layers::conv_bias]);
+    p.A = floats(call.inputs[mamba2_layers::A]);
+    p.D = floats(call.inputs[mamba2_layers::D]);
+    p.dt_bias = floats(call.inputs[mamba2_layers::dt_bias]);
+    p.gated_norm_weight = floats(call.inputs[mamba2_layers::gated_norm_weight]);
+    p.out_proj = call.inputs[mamba2_layers::out_proj];
+    p.conv_state_in = call.inputs[mamba2_layers::conv_state];
+    p.ssm_state_in = call.inputs[mamba2_layers::ssm_state];
+    p.active = ints(call.inputs[mamba2_layers::active]);
+    p.residual_out = static_cast<float*>(call.outputs[mamba2_layers::residual_out]);
+    p.conv_state_out = call.outputs[mamba2_layers::conv_state_out];
+    p.ssm_state_out = call.outputs[mamba2_layers::ssm_state_out];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    return p;
+}
+
 aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::AdaLnNormParams p;
@@ -206,6 +243,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kCausalConv1d: return use(causal_conv1d_params(call));
         case OperatorKind::kSelectiveScan: return use(selective_scan_params(call));
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
+        case OperatorKind::kMamba2Layers: return use(mamba2_layers_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kGroupNormSilu:
@@ -234,7 +272,7 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
-        {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
+        {kHeight, 1},   {kWidth, 1},         {kLayers, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
@@ -248,6 +286,7 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (is_group_norm(kind)) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
     if (is_norm_conv(kind)) return norm_conv_workspace(kind, call);
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
+    if (kind == OperatorKind::kMamba2Layers) return aim_kernels::workspace_bytes(mamba2_layers_params(call));
     return 0;
 }
 

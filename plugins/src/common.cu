@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
@@ -96,10 +97,12 @@ DeviceInfo device_info() noexcept {
     }
     int packed = device < kMaxDevices ? g_devices[device].load(std::memory_order_relaxed) : 0;
     if (packed == 0) {
-        int sm_count = 0, major = 0, minor = 0;
+        int sm_count = 0, major = 0, minor = 0, shared = 0, cooperative = 0;
         cudaDeviceGetAttribute(&sm_count, cudaDevAttrMultiProcessorCount, device);
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+        cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+        cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device);
         cudaFuncAttributes attributes = {};
         error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe_kernel));
         if (error != cudaSuccess) {
@@ -109,12 +112,14 @@ DeviceInfo device_info() noexcept {
                                major, minor, supported_archs(), cudaGetErrorString(error));
             return info;
         }
-        packed = (sm_count > 0 ? sm_count : 1) * 16 + (attributes.sharedSizeBytes > 0 ? 8 : 0) +
-                 (attributes.ptxVersion >= 90 ? 4 : 0) +
-                 (attributes.ptxVersion >= 80 ? 2 : 0) + 1;
+        packed = (sm_count > 0 ? sm_count : 1) << 16 | std::min(shared / 1024, 1023) << 6 |
+                 (cooperative != 0 ? 16 : 0) | (attributes.sharedSizeBytes > 0 ? 8 : 0) |
+                 (attributes.ptxVersion >= 90 ? 4 : 0) | (attributes.ptxVersion >= 80 ? 2 : 0) | 1;
         if (device < kMaxDevices) g_devices[device].store(packed, std::memory_order_relaxed);
     }
-    info.sm_count = packed / 16;
+    info.sm_count = packed >> 16;
+    info.shared_bytes = (packed >> 6 & 1023) * 1024;
+    info.cooperative = (packed & 16) != 0;
     info.tensor_cores = (packed & 2) != 0;
     info.dependent_launch = (packed & 4) != 0;
     info.warpgroup_products = (packed & 8) != 0;

@@ -49,10 +49,7 @@ Status launch_dependent(const char* op, void (*kernel)(Args), int64_t blocks, in
         config.attrs = &attribute;
         config.numAttrs = 1;
         void* pointers[] = {const_cast<Args*>(&args)};
-        const cudaError_t error = cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers);
-        if (error == cudaSuccess) return Status::kSuccess;
-        cudaGetLastError();
-        return fail(Status::kCudaError, "%s: the kernel could not be launched: %s", op, cudaGetErrorString(error));
+        return launched(op, cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers));
     }
 #endif
     return launch_kernel(op, kernel, blocks, threads, 0, stream, args);

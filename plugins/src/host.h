@@ -13,8 +13,10 @@ struct DeviceInfo {
     Status status = Status::kSuccess;
     int sm_count = 1;
     bool tensor_cores = false;  // the code that runs here was compiled for sm_80 or later
-    bool dependent_launch = false;  // for sm_90 or later
+    bool dependent_launch = false;  // for sm_90 or later, as for barriers that count bytes
     bool warpgroup_products = false;  // for sm_90a: wgmma, which later architectures lack
+    bool cooperative = false;  // all blocks of a kernel can be on the device at once
+    int shared_bytes = 48 * 1024;  // of shared memory that a block can have
 };
 
 // Of the current device. Cached, so that a launch costs one cudaGetDevice.

@@ -3,10 +3,12 @@
 
 #include "host.h"
 
-// The CPU emulator of tests/kernels defines these two before this file is read.
+// The CPU emulator of tests/kernels defines these three before this file is read.
 #ifndef AIM_KERNELS_EMULATED
 #define AIM_LAUNCH(kernel, grid, block, smem, stream, args) \
-    aim_kernels::detail::cuda_launch(kernel, grid, block, smem, stream, args)
+    aim_kernels::detail::cuda_launch(kernel, grid, block, smem, stream, args, false)
+#define AIM_LAUNCH_TOGETHER(kernel, grid, block, smem, stream, args) \
+    aim_kernels::detail::cuda_launch(kernel, grid, block, smem, stream, args, true)
 #define AIM_DYNAMIC_SMEM(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
@@ -16,7 +18,7 @@ namespace detail {
 #ifndef AIM_KERNELS_EMULATED
 template <typename Args>
 cudaError_t cuda_launch(void (*kernel)(Args), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
-                        const Args& args) noexcept {
+                        const Args& args, bool together) noexcept {
     const void* function = reinterpret_cast<const void*>(kernel);
     if (smem > 48 * 1024) {
         const cudaError_t error =
@@ -24,9 +26,17 @@ cudaError_t cuda_launch(void (*kernel)(Args), dim3 grid, dim3 block, size_t smem
         if (error != cudaSuccess) return error;
     }
     void* pointers[] = {const_cast<Args*>(&args)};
+    if (together) return cudaLaunchCooperativeKernel(function, grid, block, pointers, smem, stream);
     return cudaLaunchKernel(function, grid, block, pointers, smem, stream);
 }
 #endif
+
+inline Status launched(const char* op, cudaError_t error) noexcept {
+    if (error == cudaSuccess) return Status::kSuccess;
+    // The failed launch left its code behind; the caller's next cudaGetLastError is not to find it.
+    cudaGetLastError();
+    return fail(Status::kCudaError, "%s: the kernel could not be launched: %s", op, cudaGetErrorString(error));
+}
 
 template <typename Args>
 Status launch_kernel(const char* op, void (*kernel)(Args), int64_t blocks, int threads, size_t smem,
@@ -35,12 +45,16 @@ Status launch_kernel(const char* op, void (*kernel)(Args), int64_t blocks, int t
         return fail(Status::kUnsupportedShape, "%s: these sizes need %lld blocks; supported: up to %d", op,
                     static_cast<long long>(blocks), INT32_MAX);
     }
-    const cudaError_t error = AIM_LAUNCH(kernel, dim3(static_cast<unsigned>(blocks)),
-                                         dim3(static_cast<unsigned>(threads)), smem, stream, args);
-    if (error == cudaSuccess) return Status::kSuccess;
-    // The failed launch left its code behind; the caller's next cudaGetLastError is not to find it.
-    cudaGetLastError();
-    return fail(Status::kCudaError, "%s: the kernel could not be launched: %s", op, cudaGetErrorString(error));
+    return launched(op, AIM_LAUNCH(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
+                                   smem, stream, args));
+}
+
+// For kernels whose blocks wait for each other: all are on the device at once, or the launch is refused.
+template <typename Args>
+Status launch_together(const char* op, void (*kernel)(Args), int blocks, int threads, size_t smem, cudaStream_t stream,
+                       const Args& args) noexcept {
+    return launched(op, AIM_LAUNCH_TOGETHER(kernel, dim3(static_cast<unsigned>(blocks)),
+                                            dim3(static_cast<unsigned>(threads)), smem, stream, args));
 }
 
 }  // namespace detail

@@ -22,7 +22,7 @@ int64_t bc_width_of(const Mamba2DecodeStepParams& p) noexcept { return static_ca
 struct FinishArgs {
     Mamba2DecodeStepParams p;
     int64_t d_inner;
-    int64_t conv_dim;
+    int64_t conv_row_stride;
     int64_t group_size;  // d_inner / ngroups
     const float* gated;  // (rows, d_inner): y * silu(z)
 };
@@ -56,7 +56,7 @@ __global__ __launch_bounds__(kThreads) void finish_kernel(FinishArgs a) {
         // The group's part of B, then of C.
         const int64_t of_c = channel < p.d_state ? 0 : static_cast<int64_t>(p.ngroups - 1) * p.d_state;
         const int64_t at = a.d_inner + static_cast<int64_t>(group) * p.d_state + of_c + channel;
-        const int64_t window_at = (row * a.conv_dim + at) * halo;
+        const int64_t window_at = row * a.conv_row_stride + at * halo;
         // Of the largest window, 3, two values stay. A smaller one loads its last again: no branch to wait at.
         unsigned kept[2];
 #pragma unroll
@@ -181,9 +181,12 @@ Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
     step.conv_state_out = p.conv_state_out;
     step.conv_state_dtype = p.conv_state_dtype;
     step.d_conv = p.d_conv;
+    const int64_t dense_conv = (d_inner + 2 * bc_width) * (p.d_conv - 1);
+    step.conv_state_row_stride = p.conv_state_row_stride != 0 ? p.conv_state_row_stride : dense_conv;
+    step.state_row_stride = p.ssm_state_row_stride != 0 ? p.ssm_state_row_stride : d_inner * p.d_state;
     AIM_CHECK(launch_step(kOp, step, true, device.sm_count, stream));
 
-    const FinishArgs finish = {p, d_inner, d_inner + 2 * bc_width, d_inner / p.ngroups,
+    const FinishArgs finish = {p, d_inner, step.conv_state_row_stride, d_inner / p.ngroups,
                                static_cast<const float*>(p.workspace)};
     return launch_dependent(kOp, finish_kernel, p.rows * p.ngroups, kThreads, stream, finish);
 }

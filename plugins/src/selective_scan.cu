@@ -56,6 +56,7 @@ StepArgs step_args(const SelectiveScanParams& p) noexcept {
     step.D = p.D;
     step.dt_bias = p.dt_bias;
     step.state_in = p.ssm_state_in;
+    step.state_row_stride = static_cast<int64_t>(p.nheads) * p.headdim * p.d_state;
     step.state_out = p.ssm_state_out;
     step.active = p.active;
     return step;

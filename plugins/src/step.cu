@@ -116,12 +116,12 @@ __global__ __launch_bounds__(kThreads, min_blocks(ITER * Vec16<StateT>::kSize, R
     const int p0 = tile * a.p_tile;
     const int p_count = min(a.p_tile, a.headdim - p0);
     const int vectors = a.d_state / VEC;
-    const int64_t state_at = ((row * a.nheads + head) * a.headdim + p0) * a.d_state;
+    const int64_t state_at = row * a.state_row_stride + static_cast<int64_t>(head * a.headdim + p0) * a.d_state;
 
     const int bc_group = a.ngroups > 1 ? head / a.group_heads : 0;
     const int d_inner = a.nheads * a.headdim;
     const int bc_width = a.ngroups * a.d_state;
-    const int64_t window_row = row * (d_inner + 2 * bc_width) * (a.d_conv - 1);
+    const int64_t window_row = row * a.conv_state_row_stride;
 
     // This thread's first vector; from it to the others, steps that are one sum a row and constants within a row.
     const int64_t thread_at = state_at + group * a.d_state + lane * VEC;

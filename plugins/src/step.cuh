@@ -42,6 +42,7 @@ struct StepArgs {
     const float* dt_bias = nullptr;
     const void* state_in = nullptr;
     void* state_out = nullptr;
+    int64_t state_row_stride = 0;  // elements
     const int32_t* active = nullptr;
 
     // FUSED only. The kernel writes the window of x, whose channels have one block each, and leaves that of B and C,
@@ -50,6 +51,7 @@ struct StepArgs {
     const float* conv_bias = nullptr;
     const void* conv_state_in = nullptr;
     void* conv_state_out = nullptr;
+    int64_t conv_state_row_stride = 0;  // elements
     DType conv_state_dtype = DType::kFloat32;
     int32_t d_conv = 0;
 };

@@ -131,6 +131,20 @@ class Mamba2DecodeStepParams(Params):
     ]
 
 
+class Mamba2LayersParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("rows", c_int64),
+        *_each(c_int32, "layers d_model nheads headdim d_state ngroups d_conv dtype conv_state_dtype ssm_state_dtype"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        *_each(c_void_p, "residual modulation norm_weight in_proj conv_weight conv_bias A D dt_bias gated_norm_weight"),
+        *_each(c_void_p, "out_proj conv_state_in conv_state_out ssm_state_in ssm_state_out residual_out"),
+        *_each(c_void_p, "active workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
 class SampleParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -158,6 +172,7 @@ OPERATORS: dict[str, type[Params]] = {
     "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
+    "mamba2_layers": Mamba2LayersParams,
     "sample": SampleParams,
     "image_to_uint8": ImageParams,
 }
@@ -179,9 +194,10 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu", "norm_conv"):
+        for name in ("selective_scan", "mamba2_decode_step", "mamba2_layers", "group_norm_silu", "norm_conv"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
+        self._c.aim_mamba2_layers_resident.argtypes = [ctypes.POINTER(Mamba2LayersParams)]
         for name in ("last_error", "status_message", "supported_archs"):
             getattr(self._c, f"aim_{name}").restype = ctypes.c_char_p
         self._c.aim_status_message.argtypes = [c_int]
@@ -196,6 +212,9 @@ class Library:
         size = c_uint64()
         self._check(getattr(self._c, f"aim_{name}_workspace")(ctypes.byref(params), ctypes.byref(size)))
         return size.value
+
+    def resident(self, params: Mamba2LayersParams) -> bool:
+        return bool(self._c.aim_mamba2_layers_resident(ctypes.byref(params)))
 
     def check_device(self) -> None:
         self._check(self._c.aim_check_device())

@@ -159,3 +159,21 @@ def mamba2_decode_step(
     )
     out = rms_norm_gated(y.reshape(rows, 1, d_inner), z, norm_weight, ngroups, eps)
     return out[:, 0], conv_state, ssm_state
+
+
+def mamba2_layers(
+    residual: Array, modulation: Array, weights: dict[str, Array], conv_state: Array, ssm_state: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """All layers of a step. `weights` by name, each with a first dimension of layers; states (rows, layers, ...)."""
+    conv_out, ssm_out = np.empty_like(conv_state), np.empty_like(ssm_state)
+    hidden, gate = np.zeros_like(residual), 0
+    ngroups = (conv_state.shape[2] - ssm_state.shape[2] * ssm_state.shape[3]) // (2 * ssm_state.shape[4])
+    for i in range(conv_state.shape[1]):
+        w = {name: values[i] for name, values in weights.items()}
+        x, residual = ada_ln_norm(hidden, residual, modulation, w["norm_weight"], gate, 3 * i, 3 * i + 1, eps)
+        y, conv_out[:, i], ssm_out[:, i] = mamba2_decode_step(
+            x @ w["in_proj"].T, w["conv_weight"], w["conv_bias"], w["A"], w["D"], w["dt_bias"], w["gated_norm_weight"],
+            conv_state[:, i], ssm_state[:, i], ngroups, eps,
+        )  # fmt: skip
+        hidden, gate = y @ w["out_proj"].T, 3 * i + 2
+    return residual + hidden * modulation[:, gate], conv_out, ssm_out

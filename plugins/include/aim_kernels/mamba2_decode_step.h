@@ -35,6 +35,9 @@ struct Mamba2DecodeStepParams {
     // library: of those only this operator's own may be what wrote it.
     const void* ssm_state_in = nullptr;
     void* ssm_state_out = nullptr;         // same shape and alignment; may be ssm_state_in
+    // Elements from one row of a state, in or out, to the next; 0: the rows are dense.
+    int64_t conv_state_row_stride = 0;
+    int64_t ssm_state_row_stride = 0;      // a multiple of 16
     void* out = nullptr;                   // (rows, d_inner): what out_proj takes
     int64_t out_row_stride = 0;            // elements
     const int32_t* active = nullptr;       // (rows); a row with 0 is left untouched; null: all rows

@@ -28,13 +28,19 @@ struct Warp {
     int arrived = 0;
 };
 
+struct Block {
+    std::vector<unsigned char> smem;
+    int live = 0, at_barrier = 0;
+    std::vector<int> at_named[16];
+};
+
 ucontext_t g_scheduler;
-std::vector<std::unique_ptr<Fiber>> g_fibers;
+std::vector<std::unique_ptr<Fiber>> g_fibers;  // of all blocks that run together, block after block
 std::vector<Warp> g_warps;
+std::vector<Block> g_blocks;
 std::vector<int> g_runnable;
-std::vector<unsigned char> g_smem;
 const std::function<void()>* g_thread = nullptr;
-int g_current = 0, g_live = 0, g_at_barrier = 0;
+int g_current = 0, g_threads = 1, g_live = 0;
 uint32_t g_random = 2463534242u;
 
 uint32_t draw() {
@@ -44,15 +50,19 @@ uint32_t draw() {
     return g_random;
 }
 
+Block& block_of(int fiber) { return g_blocks[fiber / g_threads]; }
+
 void release(int fiber) {
     g_fibers[fiber]->blocked = false;
     g_runnable.push_back(fiber);
 }
 
-void release_barrier_if_full() {
-    if (g_live == 0 || g_at_barrier < g_live) return;
-    g_at_barrier = 0;
-    for (int i = 0; i < static_cast<int>(g_fibers.size()); ++i) {
+void release_barrier_if_full(int of) {
+    Block& block = block_of(of);
+    if (block.live == 0 || block.at_barrier < block.live) return;
+    block.at_barrier = 0;
+    const int first = of / g_threads * g_threads;
+    for (int i = first; i < first + g_threads; ++i) {
         if (!g_fibers[i]->finished && g_fibers[i]->blocked) release(i);
     }
 }
@@ -67,20 +77,28 @@ void fiber_main() {
     (*g_thread)();
     Fiber& fiber = *g_fibers[g_current];
     fiber.finished = true;
+    --block_of(g_current).live;
     --g_live;
     swapcontext(&fiber.context, &g_scheduler);
 }
 
-void run_block(int threads, size_t smem) {
-    // NaN in every type: what no thread wrote must not look like a number.
-    g_smem.assign(smem + 16, 0xff);
-    while (static_cast<int>(g_fibers.size()) > threads) g_fibers.pop_back();
-    while (static_cast<int>(g_fibers.size()) < threads) g_fibers.push_back(std::make_unique<Fiber>());
-    g_warps.assign((threads + 31) / 32, Warp());
+void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
+    const int fibers = blocks * threads;
+    while (static_cast<int>(g_fibers.size()) > fibers) g_fibers.pop_back();
+    while (static_cast<int>(g_fibers.size()) < fibers) g_fibers.push_back(std::make_unique<Fiber>());
+    g_threads = threads;
+    g_live = fibers;
+    g_blocks.resize(blocks);
+    for (Block& block : g_blocks) {
+        // NaN in every type: what no thread wrote must not look like a number.
+        block.smem.assign(smem + 16, 0xff);
+        block.live = threads;
+        block.at_barrier = 0;
+        for (auto& waiting : block.at_named) waiting.clear();
+    }
+    g_warps.assign((fibers + 31) / 32, Warp());
     g_runnable.clear();
-    g_live = threads;
-    g_at_barrier = 0;
-    for (int i = 0; i < threads; ++i) {
+    for (int i = 0; i < fibers; ++i) {
         Fiber& fiber = *g_fibers[i];
         fiber.finished = fiber.blocked = false;
         fiber.deferred.clear();
@@ -93,46 +111,68 @@ void run_block(int threads, size_t smem) {
     }
     while (g_live > 0) {
         if (g_runnable.empty()) {
-            std::fprintf(stderr, "emulator: block %u: every thread waits: a barrier was not met by all\n", blockIdx.x);
+            std::fprintf(stderr, "emulator: block %u: every thread waits: a barrier was not met by all\n", first_block);
             std::abort();
         }
         const size_t pick = draw() % g_runnable.size();
         g_current = g_runnable[pick];
         g_runnable[pick] = g_runnable.back();
         g_runnable.pop_back();
-        threadIdx = make_uint3(static_cast<unsigned>(g_current), 0, 0);
-        swapcontext(&g_scheduler, &g_fibers[g_current]->context);
-        if (g_fibers[g_current]->finished) release_barrier_if_full();
+        threadIdx = make_uint3(static_cast<unsigned>(g_current % threads), 0, 0);
+        blockIdx = make_uint3(first_block + static_cast<unsigned>(g_current / threads), 0, 0);
+        const int ran = g_current;
+        swapcontext(&g_scheduler, &g_fibers[ran]->context);
+        if (g_fibers[ran]->finished) release_barrier_if_full(ran);
     }
 }
 
 }  // namespace
 
 unsigned char* dynamic_smem() {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(g_smem.data());
+    const uintptr_t address = reinterpret_cast<uintptr_t>(block_of(g_current).smem.data());
     return reinterpret_cast<unsigned char*>((address + 15) / 16 * 16);
 }
 
-cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem) {
+cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem, unsigned together) {
     if (smem > 99 * 1024) return cudaErrorInvalidValue;  // the least that sm_86 and later offer
     g_thread = &thread;
     gridDim = grid;
     blockDim = block;
-    for (unsigned i = 0; i < grid.x; ++i) {
-        blockIdx = make_uint3(i, 0, 0);
-        run_block(static_cast<int>(block.x), smem);
+    // Warps must not straddle blocks.
+    if (together > 1 && block.x % 32 != 0) return cudaErrorInvalidValue;
+    for (unsigned i = 0; i < grid.x; i += together) {
+        run_blocks(i, static_cast<int>(std::min(together, grid.x - i)), static_cast<int>(block.x), smem);
     }
     return cudaSuccess;
 }
 
+int blocks_together(int sm_count) { return std::min(sm_count, 20); }
+
+void yield() {
+    Fiber& fiber = *g_fibers[g_current];
+    g_runnable.push_back(g_current);
+    swapcontext(&fiber.context, &g_scheduler);
+}
+
 void block_barrier() {
-    if (++g_at_barrier == g_live) {
+    Block& block = block_of(g_current);
+    if (++block.at_barrier == block.live) {
         g_fibers[g_current]->blocked = true;
-        release_barrier_if_full();
+        release_barrier_if_full(g_current);
         swapcontext(&g_fibers[g_current]->context, &g_scheduler);
     } else {
         block_current();
     }
+}
+
+void named_barrier(int id, int threads) {
+    std::vector<int>& waiting = block_of(g_current).at_named[id];
+    waiting.push_back(g_current);
+    if (static_cast<int>(waiting.size()) < threads) return block_current();
+    for (const int fiber : waiting) {
+        if (fiber != g_current) release(fiber);
+    }
+    waiting.clear();
 }
 
 void warp_collective(void* argument, void (*together)(void* const*)) {
@@ -167,7 +207,13 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     const char* sms = std::getenv("EMULATED_SMS");
-    *value = attribute == cudaDevAttrMultiProcessorCount ? (sms ? std::atoi(sms) : 132) : 9;
+    *value = attribute == cudaDevAttrMultiProcessorCount               ? (sms ? std::atoi(sms) : 132)
+             : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024
+                                                                       : 9;
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t) {
+    std::memset(target, value, bytes);
     return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {

@@ -1,6 +1,7 @@
 // Runs the kernels' own source on a CPU, so that CI without a GPU still executes every index and every barrier.
 //
-// A block's threads are fibers of one OS thread; blocks run one after another. The fiber to run next is drawn at
+// A block's threads are fibers of one OS thread; blocks run one after another, or, where they wait for each other
+// (launch_together), as fibers side by side. The fiber to run next is drawn at
 // random, and so is whether an asynchronous copy lands at once or only when it is waited for: a missing barrier or wait
 // then shows as a wrong number. Speed, memory coalescing and the memory model between blocks are not emulated.
 //
@@ -26,16 +27,22 @@
 #define __launch_bounds__(...)
 #define AIM_DYNAMIC_SMEM(name) unsigned char* name = emulator::dynamic_smem()
 #define AIM_LAUNCH(kernel, grid, block, smem, stream, args) \
-    ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem))
+    ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem, 1))
+#define AIM_LAUNCH_TOGETHER(kernel, grid, block, smem, stream, args) \
+    ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem, grid.x))
 
 extern dim3 blockDim, gridDim;
-extern uint3 blockIdx, threadIdx;  // the scheduler sets threadIdx when it switches fibers
+extern uint3 blockIdx, threadIdx;  // the scheduler sets both when it switches fibers
 
 namespace emulator {
 
 unsigned char* dynamic_smem();
-cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem);
+// `together` blocks at a time. Static shared memory is one for all of them: kernels that wait for other blocks have none.
+cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem, unsigned together);
+int blocks_together(int sm_count);  // of such a kernel: few, for every thread takes a stack
+void yield();                       // in a loop that waits for another block
 void block_barrier();
+void named_barrier(int id, int threads);
 // Every lane of a warp calls this; the last to arrive runs `together` over all lanes' arguments.
 void warp_collective(void* argument, void (*together)(void* const* arguments));
 bool coin();
@@ -65,6 +72,7 @@ void shuffle_together(void* const* arguments) {
 
 inline int from_xor(int lane, int mask) { return lane ^ mask; }
 inline int from_up(int lane, int delta) { return lane < delta ? lane : lane - delta; }
+inline int from_down(int lane, int delta) { return lane + delta < 32 ? lane + delta : lane; }
 inline int from_index(int, int index) { return index; }
 inline void nothing_together(void* const*) {}
 
@@ -79,6 +87,10 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 template <typename T>
 T __shfl_up_sync(unsigned, T value, int delta) {
     return emulator::shuffle(value, delta, emulator::shuffle_together<T, emulator::from_up>);
+}
+template <typename T>
+T __shfl_down_sync(unsigned, T value, int delta) {
+    return emulator::shuffle(value, delta, emulator::shuffle_together<T, emulator::from_down>);
 }
 template <typename T>
 T __shfl_sync(unsigned, T value, int index) {
@@ -106,6 +118,7 @@ inline float __uint_as_float(uint32_t bits) {
     return value;
 }
 inline float __fdividef(float x, float y) { return x / y; }
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 inline float __expf(float value) { return std::exp(value); }
 using std::max;
 using std::min;

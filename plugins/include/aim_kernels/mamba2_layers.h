@@ -1,0 +1,60 @@
+// All layers of a decoding step, between the embedding and the head: for every layer AdaLN, in_proj, the Mamba-2 update,
+// out_proj; the numbers of ada_ln_norm, linear, mamba2_decode_step and linear over and over.
+//
+// Few rows in float16 or bfloat16 go through one kernel that stays on the device for the whole step (resident()): its
+// blocks hand their numbers to each other through L2, and fetch weights ahead across the layers. Anything else is a
+// chain of the four operators above.
+#pragma once
+
+#include "aim_kernels/common.h"
+
+namespace aim_kernels {
+
+struct Mamba2LayersParams {
+    int64_t rows = 0;                      // >= 1
+    int32_t layers = 0;                    // >= 1
+    int32_t d_model = 0;                   // 8 to 8192 in steps of 8
+    int32_t nheads = 0;                    // >= 1; d_inner = nheads * headdim
+    int32_t headdim = 0;                   // 16 to 128 in steps of 16
+    int32_t d_state = 0;                   // 16 to 256 in steps of 16
+    int32_t ngroups = 1;                   // divides nheads; also the groups of the gated norm
+    int32_t d_conv = 0;                    // 2, 3 or 4
+    float eps = 1e-5f;                     // of both norms; >= 0
+    DType dtype = DType::kFloat32;         // in_proj and out_proj, and what they multiply
+    DType conv_state_dtype = DType::kFloat32;  // float32 or float16
+    DType ssm_state_dtype = DType::kFloat32;   // float32 or float16
+
+    // All dense. Pointers are 16-byte aligned. Of a layer's three vectors of modulation shift is the first, then scale,
+    // then gate.
+    const float* residual = nullptr;       // (rows, d_model)
+    const float* modulation = nullptr;     // (rows, 3 * layers, d_model)
+    const float* norm_weight = nullptr;    // (layers, d_model)
+    const void* in_proj = nullptr;         // (layers, d_in_proj, d_model); d_in_proj = d_inner + conv_dim + nheads
+    const float* conv_weight = nullptr;    // (layers, conv_dim, d_conv); conv_dim = d_inner + 2 * ngroups * d_state
+    const float* conv_bias = nullptr;      // (layers, conv_dim)
+    const float* A = nullptr;              // (layers, nheads); -exp(A_log), so <= 0
+    const float* D = nullptr;              // (layers, nheads)
+    const float* dt_bias = nullptr;        // (layers, nheads)
+    const float* gated_norm_weight = nullptr;  // (layers, d_inner)
+    const void* out_proj = nullptr;        // (layers, d_model, d_inner)
+
+    const void* conv_state_in = nullptr;   // (rows, layers, conv_dim, d_conv - 1)
+    void* conv_state_out = nullptr;        // same shape; may be conv_state_in
+    const void* ssm_state_in = nullptr;    // (rows, layers, nheads, headdim, d_state)
+    void* ssm_state_out = nullptr;         // same shape; may be ssm_state_in
+    float* residual_out = nullptr;         // (rows, d_model), the last layer's branch added; may be residual
+    const int32_t* active = nullptr;       // (rows); the states of a row with 0 are left untouched; null: all rows
+
+    void* workspace = nullptr;             // 16-byte aligned
+    size_t workspace_size = 0;             // bytes; at least workspace_bytes()
+};
+
+size_t workspace_bytes(const Mamba2LayersParams& params) noexcept;
+Status validate_shapes(const Mamba2LayersParams& params) noexcept;
+Status validate(const Mamba2LayersParams& params) noexcept;
+Status launch(const Mamba2LayersParams& params, cudaStream_t stream) noexcept;
+
+// Whether the current device takes these sizes and types with the one kernel.
+bool resident(const Mamba2LayersParams& params) noexcept;
+
+}  // namespace aim_kernels

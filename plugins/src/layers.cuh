@@ -1,0 +1,50 @@
+// The resident form of mamba2_layers: what its host side and its kernel share.
+#pragma once
+
+#include "aim_kernels/mamba2_layers.h"
+#include "host.h"
+
+namespace aim_kernels {
+namespace detail {
+
+// A number, or two of float16, on the way from one block to another in the low half; in the high half the number of the layer it belongs
+// to, counted from 1. The two travel in one store, so that whoever reads the second has the first: no barrier, no fence.
+//
+// A place is written anew in every layer. By then whoever needs it has read it: a number of the next layer follows from
+// all features of out_proj in this one, those from all lines of y, those from all features of in_proj. So a block may
+// rely on zxbcdt only before it has sent what it owes of y or of out_proj's features, and on y and hidden only for
+// features that it owes.
+using Word = unsigned long long;
+
+// A matrix of every layer. Its features are divided among the blocks, a block's into units that come from memory as one,
+// and a unit's inputs among warps.
+struct Product {
+    const void* weight = nullptr;  // (layers, features, inputs)
+    int features = 0;
+    int inputs = 0;
+    int a_block = 0;  // features
+    int a_unit = 0;   // features, at most 16
+    int line = 0;     // bytes from one feature of a unit to the next, in shared memory
+};
+
+struct ResidentArgs {
+    Mamba2LayersParams p;
+    Product product[2];     // in_proj, out_proj
+    int units = 0;          // that shared memory holds
+    int d_inner = 0;
+    int conv_dim = 0;
+    int row_shift = 0;      // log2 of 2 or 4, whichever the rows fit
+    int blocks_a_row = 0;   // that share the state of a row
+    int lines_a_block = 0;  // of the d_inner lines of d_state numbers that a row's state has
+    int x_stride = 0;       // elements from one row of a product's input to the next, in shared memory
+    Word* zxbcdt = nullptr; // (rows, d_in_proj)
+    Word* y = nullptr;      // (rows, d_inner / 2), gated, two numbers a word
+    Word* hidden = nullptr; // (rows, d_model / 2), likewise
+};
+
+bool resident_fits(const Mamba2LayersParams& params, const DeviceInfo& device) noexcept;
+size_t resident_workspace(const Mamba2LayersParams& params) noexcept;
+Status launch_resident(const Mamba2LayersParams& params, const DeviceInfo& device, cudaStream_t stream) noexcept;
+
+}  // namespace detail
+}  // namespace aim_kernels

@@ -1,0 +1,132 @@
+// mamba2_layers for few rows: what the kernel can take, how its work is divided, and its launch.
+#include "layers_resident.cuh"
+
+namespace aim_kernels {
+namespace detail {
+namespace {
+
+constexpr const char* kOp = "mamba2_layers";
+constexpr int kFewestUnits = 2, kMostUnits = 8, kMostWidth = 8;
+constexpr int64_t kMostElements = INT32_MAX;  // of a state: offsets are 32 bits
+
+// The blocks that the kernel runs with, all on the device at once.
+int blocks_of(const DeviceInfo& device) noexcept {
+#ifdef AIM_KERNELS_EMULATED
+    return emulator::blocks_together(device.sm_count);
+#else
+    return device.sm_count;
+#endif
+}
+
+Product divide(const void* weight, int features, int inputs, int blocks) noexcept {
+    Product m;
+    m.weight = weight, m.features = features, m.inputs = inputs;
+    m.a_block = static_cast<int>(ceil_div(features, 2 * blocks)) * 2;  // out_proj's travel in pairs
+    // 64 bytes past a multiple of 128: eight lanes of two features, or of two rows, meet all banks.
+    m.line = static_cast<int>(ceil_div(inputs * 2 - 64, 128)) * 128 + 64;
+    m.a_unit = kUnitBytes / m.line < 16 ? kUnitBytes / m.line : 16;
+    return m;
+}
+
+ResidentArgs arguments(const Mamba2LayersParams& p, int blocks) noexcept {
+    ResidentArgs a;
+    a.p = p;
+    a.d_inner = p.nheads * p.headdim;
+    a.conv_dim = a.d_inner + 2 * p.ngroups * p.d_state;
+    const int width = a.d_inner + a.conv_dim + p.nheads;
+    a.product[0] = divide(p.in_proj, width, p.d_model, blocks);
+    a.product[1] = divide(p.out_proj, p.d_model, a.d_inner, blocks);
+    a.row_shift = p.rows <= 2 ? 1 : 2;
+    a.blocks_a_row = p.rows < blocks ? blocks / static_cast<int>(p.rows) : 1;
+    a.lines_a_block = static_cast<int>(ceil_div(a.d_inner, 2 * a.blocks_a_row)) * 2;
+    const int longest = a.d_inner > p.d_model ? a.d_inner : p.d_model;
+    a.x_stride = static_cast<int>(ceil_div(longest - 32, 64)) * 64 + 32;
+    a.zxbcdt = static_cast<Word*>(p.workspace);
+    a.y = a.zxbcdt + p.rows * width;
+    a.hidden = a.y + p.rows * a.d_inner / 2;
+    return a;
+}
+
+// d_model, and half of d_inner, over 256.
+int width_of(const ResidentArgs& a) noexcept {
+    const int model = static_cast<int>(ceil_div(a.p.d_model, 256)), inner = static_cast<int>(ceil_div(a.d_inner, 512));
+    return inner > model ? inner : model;
+}
+
+int units_of(const ResidentArgs& a, const DeviceInfo& device) noexcept {
+    int units = kMostUnits;
+    while (units >= kFewestUnits && layout_of(a, units).total > device.shared_bytes) --units;
+    return units >= kFewestUnits ? units : 0;
+}
+
+template <typename S, int WIDTH, int ROWS, bool EXACT>
+Status launch_sized(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
+    const size_t smem = static_cast<size_t>(layout_of(a, a.units).total);
+    return launch_together(kOp, resident_kernel<S, WIDTH, ROWS, EXACT>, blocks_of(device), kResidentThreads + 32, smem,
+                           stream, a);
+}
+
+template <typename S, int WIDTH, bool EXACT>
+Status launch_wide(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
+    return a.row_shift == 1 ? launch_sized<S, WIDTH, 2, EXACT>(a, device, stream)
+                            : launch_sized<S, WIDTH, 4, EXACT>(a, device, stream);
+}
+
+// AiM's sizes, whichever of its widths; a warp's lines of the state are then few, or the device is small.
+bool exact(const ResidentArgs& a) noexcept {
+    const int width = width_of(a), pairs = width << a.row_shift, lines = (pairs / 2 + 3) / 4 * 4;
+    return a.p.d_model == 256 * width && a.d_inner == 512 * width && a.p.headdim == 64 && a.p.d_state == 128 &&
+           a.p.d_conv == 4 && a.lines_a_block <= lines * kResidentWarps;
+}
+
+template <typename S>
+Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
+    const int width = width_of(a);
+    if (exact(a)) {
+        switch (width) {
+            case 3: return launch_wide<S, 3, true>(a, device, stream);  // AiM-B
+            case 4: return launch_wide<S, 4, true>(a, device, stream);  // AiM-L
+            case 6: return launch_wide<S, 6, true>(a, device, stream);  // AiM-XL
+            case 8: return launch_wide<S, 8, true>(a, device, stream);  // AiM-1B
+            default: break;
+        }
+    }
+    if (width == 1) return launch_wide<S, 1, false>(a, device, stream);
+    return width <= 4 ? launch_wide<S, 4, false>(a, device, stream) : launch_wide<S, kMostWidth, false>(a, device, stream);
+}
+
+}  // namespace
+
+bool resident_fits(const Mamba2LayersParams& p, const DeviceInfo& device) noexcept {
+    if (p.dtype != DType::kFloat16 || !device.dependent_launch || !device.cooperative || p.rows > kMostRows) return false;
+    if (p.ngroups != 1 || p.d_state > 128 || p.conv_state_dtype != p.ssm_state_dtype) return false;
+    const ResidentArgs a = arguments(p, blocks_of(device));
+    const int64_t state = p.rows * p.layers * static_cast<int64_t>(a.d_inner) * p.d_state;
+    const bool whole_chunks = p.d_model % kProductChunk == 0 && a.d_inner % kProductChunk == 0;
+    return whole_chunks && a.product[0].a_unit > 0 && a.product[1].a_unit > 0 && state <= kMostElements && width_of(a) <= kMostWidth &&
+           p.rows * a.blocks_a_row <= blocks_of(device) && a.lines_a_block <= 16 * kResidentWarps &&
+           a.product[0].a_block << a.row_shift <= kResidentThreads &&
+           a.product[1].a_block << a.row_shift <= kResidentThreads &&
+           units_of(a, device) != 0;
+}
+
+size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
+    const int64_t d_inner = static_cast<int64_t>(p.nheads) * p.headdim;
+    const int64_t words = 3 * d_inner + 2 * static_cast<int64_t>(p.ngroups) * p.d_state + p.nheads + p.d_model;
+    return static_cast<size_t>(p.rows * words) * sizeof(Word);
+}
+
+Status launch_resident(const Mamba2LayersParams& p, const DeviceInfo& device, cudaStream_t stream) noexcept {
+    const cudaError_t error = cudaMemsetAsync(p.workspace, 0, resident_workspace(p), stream);
+    if (error != cudaSuccess) {
+        cudaGetLastError();
+        return fail(Status::kCudaError, "%s: the workspace could not be cleared: %s", kOp, cudaGetErrorString(error));
+    }
+    ResidentArgs a = arguments(p, blocks_of(device));
+    a.units = units_of(a, device);
+    return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half>(a, device, stream)
+                                                : launch_typed<float>(a, device, stream);
+}
+
+}  // namespace detail
+}  // namespace aim_kernels

@@ -1,0 +1,146 @@
+// The two things that the resident kernel's blocks live on: numbers from the other blocks, and weights from memory.
+#pragma once
+
+#include "bulk.cuh"
+#include "layers.cuh"
+#include "mma.cuh"
+
+namespace aim_kernels {
+namespace detail {
+
+constexpr int kResidentThreads = 256;
+constexpr int kResidentWarps = kResidentThreads / 32;  // and one more, which fetches
+constexpr int kProductChunk = 32;      // inputs: what the four lanes of a weight row load at a time
+constexpr int kUnitBytes = 26 * 1024;  // 16 features of AiM-B's in_proj, or 4 of AiM-XL's out_proj, 64 bytes apart
+constexpr int kMostRows = 4;
+
+__device__ __forceinline__ Word load_word(const Word* from) {
+#ifdef AIM_KERNELS_EMULATED
+    emulator::yield();
+    return *from;
+#else
+    Word word;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+    return word;
+#endif
+}
+
+__device__ __forceinline__ void send_bits(Word* to, unsigned bits, int layer) {
+    const Word word = static_cast<Word>(layer + 1) << 32 | bits;
+#ifdef AIM_KERNELS_EMULATED
+    *to = word;
+#else
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void send(Word* to, float value, int layer) {
+    send_bits(to, __float_as_uint(value), layer);
+}
+
+// As float16, which is what all blocks read at least half of. Past its range, its largest number: that it is large then
+// counts, and not how large.
+__device__ __forceinline__ void send_pair(Word* to, float first, float second, int layer) {
+    constexpr float most = 65504.0f;
+    send_bits(to, pack2<__half>(fminf(fmaxf(first, -most), most), fminf(fmaxf(second, -most), most)), layer);
+}
+
+__device__ __forceinline__ int layer_of(Word word) { return static_cast<int>(word >> 32) - 1; }
+__device__ __forceinline__ unsigned bits_in(Word word) { return static_cast<unsigned>(word); }
+__device__ __forceinline__ float number_in(Word word) { return __uint_as_float(bits_in(word)); }
+
+// N words, all asked for at once and, until they are there, all again. A later layer's will do: it is met only by a
+// block that has no use for the number.
+template <int N>
+__device__ __forceinline__ void receive(const Word* const (&from)[N], int layer, float (&out)[N]) {
+    Word word[N];
+    int oldest;
+    do {
+#pragma unroll
+        for (int i = 0; i < N; ++i) word[i] = load_word(from[i]);
+        oldest = layer;
+#pragma unroll
+        for (int i = 0; i < N; ++i) oldest = min(oldest, layer_of(word[i]));
+    } while (oldest < layer);
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = number_in(word[i]);
+}
+
+// The same for `count` of N pairs of numbers, STEP words apart; where count is less, 0. One lane waits, by its last word,
+// before all ask: what every block asks for over and over is more than the memory would carry on the side.
+template <int STEP, int N>
+__device__ __forceinline__ void receive_pairs(const Word* from, int count, int layer, float2 (&out)[N]) {
+    Word word[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) word[i] = static_cast<Word>(layer + 1) << 32;
+    if (count > 0 && threadIdx.x % 32 == 0) {
+        while (layer_of(load_word(from + (count - 1) * STEP)) < layer) {
+        }
+    }
+    __syncwarp();
+    int oldest;
+    do {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            if (i < count) word[i] = load_word(from + i * STEP);
+        }
+        oldest = layer;
+#pragma unroll
+        for (int i = 0; i < N; ++i) oldest = min(oldest, layer_of(word[i]));
+    } while (oldest < layer);
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = unpack2<__half>(bits_in(word[i]));
+}
+
+// The weights that a block needs, in the order in which it multiplies by them. They depend on nothing: a warp of their
+// own fetches them, as far ahead through products and layers as shared memory reaches. By bulk copies, and few at a
+// time: the others wait for latencies all the time, and what they load must not queue up behind megabytes.
+struct WeightRing {
+    unsigned char* units;
+    uint64_t *full, *empty;  // of each place
+
+    __device__ void init(int count) const {
+        if (threadIdx.x != 0) return;
+        for (int i = 0; i < count; ++i) {
+            barrier_init(full + i, 1);
+            barrier_init(empty + i, kResidentWarps);
+        }
+        fence_barriers();
+    }
+
+    static __device__ __forceinline__ int features_of_block(const Product& m) {
+        return max(0, min(m.a_block, m.features - static_cast<int>(blockIdx.x) * m.a_block));
+    }
+
+    // By the warp that fetches. One unit on its way at a time is what the memory's latency times its bandwidth takes; with
+    // more, whatever the others of this block load waits behind them.
+    template <typename T>
+    __device__ void fetch(const ResidentArgs& a, int lane) const {
+        int place = 0, before = -1;
+        unsigned parity = 1, before_parity = 0;
+        for (int step = 0; step < 2 * a.p.layers; ++step) {
+            const Product& m = a.product[step % 2];
+            const int features = features_of_block(m);
+            const T* from = static_cast<const T*>(m.weight) +
+                            (static_cast<int64_t>(step / 2) * m.features + static_cast<int64_t>(blockIdx.x) * m.a_block) *
+                                m.inputs;
+            const unsigned bytes = static_cast<unsigned>(m.inputs) * sizeof(T);
+            for (int first = 0; first < features; first += m.a_unit) {
+                const int count = min(m.a_unit, features - first);
+                barrier_wait(empty + place, parity);
+                if (before >= 0) barrier_wait(full + before, before_parity);
+                if (lane == 0) barrier_expect(full + place, bytes * static_cast<unsigned>(count));
+                __syncwarp();
+                if (lane < count) {
+                    copy_bulk(units + place * kUnitBytes + lane * m.line,
+                              from + static_cast<int64_t>(first + lane) * m.inputs, bytes, full + place);
+                }
+                before = place, before_parity = parity ^ 1;
+                if (++place == a.units) place = 0, parity ^= 1;
+            }
+        }
+    }
+};
+
+}  // namespace detail
+}  // namespace aim_kernels

@@ -1,0 +1,251 @@
+"""mamba2_layers against the float64 reference: the kernel that stays for all layers, and the chain of operators.
+
+The kernel's blocks wait for each other; the emulator runs twenty of them side by side.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from ctypes import c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels import reference
+from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, Library, Mamba2LayersParams
+from kernels.harness import POISON, Buffer, CudaMemory, Device, decode, encode, relative_error, rounded
+from kernels.tolerances import BOUND, NAMES, state_bound
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class LayersCase:
+    """headdim, d_state and nheads differ; the features are no multiple of a tile."""
+
+    name: str = "base"
+    rows: int = 2
+    layers: int = 2
+    d_model: int = 96
+    nheads: int = 4
+    headdim: int = 48
+    d_state: int = 64
+    ngroups: int = 1
+    d_conv: int = 4
+    dtype: int = FLOAT16
+    conv_state_dtype: int = FLOAT32
+    ssm_state_dtype: int = FLOAT32
+    in_place: bool = True
+    inactive: bool = False
+    resident: bool = True  # where the device is of sm_90 or later
+
+    @property
+    def d_inner(self) -> int:
+        return self.nheads * self.headdim
+
+    @property
+    def conv_dim(self) -> int:
+        return self.d_inner + 2 * self.ngroups * self.d_state
+
+    @property
+    def work(self) -> int:
+        inner = self.d_inner + self.conv_dim + self.nheads + self.d_inner
+        return self.rows * self.layers * (self.d_inner * self.d_state + self.d_model * inner)
+
+    def but(self, **changes: Any) -> LayersCase:
+        named = ",".join(f"{key}={value}" for key, value in changes.items() if key not in ("dtype", "resident"))
+        return dataclasses.replace(self, name=named or self.name, **changes)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{NAMES[self.dtype]}"
+
+
+BASE = LayersCase()
+AIM_B = LayersCase(
+    name="aim_b", layers=24, d_model=768, nheads=24, headdim=64, d_state=128, conv_state_dtype=FLOAT16,
+    ssm_state_dtype=FLOAT16,
+)  # fmt: skip
+AIM_XL = dataclasses.replace(AIM_B, name="aim_xl", layers=48, d_model=1536, nheads=48)
+FACTORS: list[dict[str, Any]] = [
+    {},
+    *({"rows": value} for value in (1, 3, 4)),
+    *({"layers": value} for value in (1, 5)),
+    *({"d_model": value} for value in (32, 256)),
+    *({"nheads": value} for value in (2, 14)),
+    *({"headdim": value} for value in (16, 128)),
+    *({"d_state": value} for value in (16, 48, 128)),
+    *({"d_conv": value} for value in (2, 3)),
+    {"ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16},
+    {"d_state": 128, "ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16},
+    {"in_place": False},
+    {"inactive": True, "rows": 4},
+    {"inactive": True, "in_place": False},
+]
+CHAIN: list[dict[str, Any]] = [
+    {"ngroups": 2},
+    {"d_model": 72},
+    {"d_state": 144},
+    {"ssm_state_dtype": FLOAT16},
+    {"rows": 5},
+    {"rows": 9, "inactive": True, "in_place": False},
+    {"rows": 9, "ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16, "d_conv": 3},
+]
+CASES = [
+    *(BASE.but(**factor) for factor in FACTORS),
+    *(BASE.but(resident=False, **factor) for factor in CHAIN),
+    *(BASE.but(dtype=dtype, resident=False, **factor) for factor in ({}, *CHAIN) for dtype in (BFLOAT16, FLOAT32)),
+    *(AIM_B.but(rows=rows) for rows in (1, 2, 4)),
+    AIM_B.but(rows=128, resident=False),
+    *(AIM_XL.but(rows=rows) for rows in (2, 4)),
+]
+
+
+def draw_weights(case: LayersCase, rng: np.random.Generator) -> dict[str, Array]:
+    step = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), (case.layers, case.nheads)))
+    width = case.d_inner + case.conv_dim + case.nheads
+
+    def normal(*shape: int, scale: float = 1.0, dtype: int = FLOAT32) -> Array:
+        return rounded(rng.standard_normal((case.layers, *shape)) * scale, dtype)
+
+    return {
+        "norm_weight": normal(case.d_model),
+        "in_proj": normal(width, case.d_model, scale=case.d_model**-0.5, dtype=case.dtype),
+        "conv_weight": normal(case.conv_dim, case.d_conv),
+        "conv_bias": normal(case.conv_dim),
+        "A": rounded(-rng.uniform(1.0, 16.0, (case.layers, case.nheads)), FLOAT32),
+        "D": normal(case.nheads),
+        "dt_bias": rounded(step + np.log(-np.expm1(-step)), FLOAT32),
+        "gated_norm_weight": normal(case.d_inner),
+        "out_proj": normal(case.d_model, case.d_inner, scale=case.d_inner**-0.5, dtype=case.dtype),
+    }
+
+
+@dataclass
+class Placed:
+    """A step on the device and the same in float64."""
+
+    case: LayersCase
+    weights: dict[str, Array]
+    modulation: Array
+    conv: Array
+    ssm: Array
+    residual: Buffer
+    residual_out: Buffer
+    conv_out: Buffer
+    ssm_out: Buffer
+    params: Mamba2LayersParams
+
+    def advance(self, residual: Array) -> Array:
+        """The reference's step; keeps its states."""
+        out, self.conv, self.ssm = reference.mamba2_layers(
+            residual, self.modulation, self.weights, self.conv, self.ssm, EPS
+        )
+        return out
+
+
+def place(device: Device, case: LayersCase, seed: int, active: NDArray[np.bool_] | None = None) -> Placed:
+    rng = np.random.default_rng(seed)
+    weights = draw_weights(case, rng)
+    modulation = rounded(0.3 * rng.standard_normal((case.rows, 3 * case.layers, case.d_model)), FLOAT32)
+    conv = rng.standard_normal((case.rows, case.layers, case.conv_dim, case.d_conv - 1))
+    ssm = rng.standard_normal((case.rows, case.layers, case.nheads, case.headdim, case.d_state))
+    conv, ssm = rounded(conv, case.conv_state_dtype), rounded(ssm, case.ssm_state_dtype)
+    conv_in, ssm_in = device.array(conv, case.conv_state_dtype), device.array(ssm, case.ssm_state_dtype)
+    conv_out = conv_in if case.in_place else device.empty(conv.shape, case.conv_state_dtype)
+    ssm_out = ssm_in if case.in_place else device.empty(ssm.shape, case.ssm_state_dtype)
+    residual = device.empty((case.rows, case.d_model), FLOAT32)
+    residual_out = residual if case.in_place else device.empty(residual.shape, FLOAT32)
+    product = {"in_proj", "out_proj"}
+    params = Mamba2LayersParams(
+        **{name: getattr(case, name) for name in ("rows", "layers", "d_model", "nheads", "headdim", "d_state")},
+        **{name: getattr(case, name) for name in ("ngroups", "d_conv", "dtype", "conv_state_dtype", "ssm_state_dtype")},
+        **{k: device.array(v, case.dtype if k in product else FLOAT32).pointer for k, v in weights.items()},
+        eps=EPS,
+        residual=residual.pointer,
+        residual_out=residual_out.pointer,
+        modulation=device.array(modulation, FLOAT32).pointer,
+        conv_state_in=conv_in.pointer,
+        conv_state_out=conv_out.pointer,
+        ssm_state_in=ssm_in.pointer,
+        ssm_state_out=ssm_out.pointer,
+        active=None if active is None else device.mask(active).pointer,
+    )
+    size = device.library.workspace("mamba2_layers", params)
+    params.workspace, params.workspace_size = device.scratch(size).pointer, size
+    return Placed(case, weights, modulation, conv, ssm, residual, residual_out, conv_out, ssm_out, params)
+
+
+def draw_residual(case: LayersCase, seed: int) -> Array:
+    return rounded(np.random.default_rng(seed).standard_normal((case.rows, case.d_model)), FLOAT32)
+
+
+def check(placed: Placed, expected: Array, active: NDArray[np.bool_]) -> None:
+    case, bound = placed.case, 2 * BOUND[placed.case.dtype]
+    assert relative_error(decode(placed.residual_out.read())[active], expected[active]) <= bound
+    ssm, conv = decode(placed.ssm_out.read()), decode(placed.conv_out.read())
+    for i in range(case.layers):  # one by one: a layer that is wrong should not hide among the others
+        bound = 2 * state_bound(case.dtype, case.ssm_state_dtype)
+        assert relative_error(ssm[active, i], placed.ssm[active, i]) <= bound, f"ssm_state of layer {i}"
+        bound = 2 * state_bound(case.dtype, case.conv_state_dtype)
+        assert relative_error(conv[active, i], placed.conv[active, i]) <= bound, f"conv_state of layer {i}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_the_reference(device: Device, case: LayersCase) -> None:
+    active = np.ones(case.rows, bool)
+    if case.inactive:
+        active[0::2] = False
+    placed = place(device, case, seed=1, active=active if case.inactive else None)
+    assert device.library.resident(placed.params) == case.resident
+    residual = draw_residual(case, seed=2)
+    placed.residual.fill(encode(residual, FLOAT32))
+    device.run("mamba2_layers", placed.params)
+    before = [(placed.conv_out, placed.conv, case.conv_state_dtype), (placed.ssm_out, placed.ssm, case.ssm_state_dtype)]
+    check(placed, placed.advance(residual), active)
+    for buffer, values, dtype in before:
+        untouched = encode(values, dtype)[~active].view(np.uint8)
+        if not case.in_place:
+            untouched = np.full_like(untouched, POISON)
+        assert (buffer.read()[~active].view(np.uint8) == untouched).all()
+
+
+@pytest.mark.parametrize("rows", (2, 9))
+def test_the_states_carry_over_steps(device: Device, rows: int) -> None:
+    case = BASE.but(rows=rows)
+    placed = place(device, case, seed=3)
+    for step in range(4 if device.emulated else 256):
+        residual = draw_residual(case, seed=100 + step)
+        placed.residual.fill(encode(residual, FLOAT32))
+        device.run("mamba2_layers", placed.params)
+        expected = placed.advance(residual)
+    check(placed, expected, np.ones(rows, bool))
+
+
+@pytest.mark.gpu
+def test_a_captured_step_gives_the_same_bits_each_time(gpu_library: Library, cuda_memory: CudaMemory) -> None:
+    device = Device(gpu_library, cuda_memory, emulated=False)
+    case = AIM_B.but(in_place=False)
+    placed = place(device, case, seed=4)
+    residual = encode(draw_residual(case, seed=5), FLOAT32)
+    placed.residual.fill(residual)
+    device.run("mamba2_layers", placed.params)  # kernels load at their first launch, which a capture may not allow
+    first = placed.residual_out.read().copy()
+    stream, graph, instance = c_void_p(), c_void_p(), c_void_p()
+    cuda_memory.check("cudaStreamCreate", ctypes.byref(stream))
+    cuda_memory.check("cudaStreamBeginCapture", stream, 2)  # relaxed: the default stream is in use by others
+    device.library.call("mamba2_layers", placed.params, stream.value or 0)
+    cuda_memory.check("cudaStreamEndCapture", stream, ctypes.byref(graph))
+    cuda_memory.check("cudaGraphInstantiate", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
+    for _ in range(200):
+        placed.residual_out.fill(np.full_like(first, np.nan))
+        cuda_memory.check("cudaGraphLaunch", instance, stream)
+        cuda_memory.check("cudaStreamSynchronize", stream)
+        assert (placed.residual_out.read() == first).all()
+    cuda_memory.check("cudaGraphExecDestroy", instance)
+    cuda_memory.check("cudaGraphDestroy", graph)
+    cuda_memory.check("cudaStreamDestroy", stream)
+    device.release()
