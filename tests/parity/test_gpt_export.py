@@ -207,7 +207,7 @@ def test_refusals(checkpoint: Checkpoint, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="vocab_size is 32 but the codebook has n_embed = 48"):
         export_bundle(wrong, tmp_path / "b")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="a Transformer's, and load_checkpoint"):
+    with pytest.raises(ValueError, match="a Transformer's, and load_checkpoint does not read its"):
         validate(bundle)
     with pytest.raises(ValueError, match="family 'gpt'"):
         build_engines(bundle, ["rtx:sm86"])
