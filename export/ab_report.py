@@ -114,9 +114,9 @@ def _what(ab: Ab, text: Text) -> Section:
     for codes in sorted(paired[0].keys() & paired[1].keys()):
         pair = [reports[codes] for reports in paired]
         lines += _not_compared(codes, pair, [row.batch for row in ab.at(codes)], text)
-        dims, sizes = pair[0]["bundle"]["dims"], [one["bundle"].get("state_bytes_per_image") for one in pair]
-        states = ["-" if size is None else f"{size / 1e6:.4g}" for size in sizes]
-        rows.append([str(codes), f"{dims['image_width']} x {dims['image_height']}", *states])
+        sizes = [one["bundle"].get(key) for key in ("weight_bytes", "state_bytes_per_image") for one in pair]
+        dims, told = pair[0]["bundle"]["dims"], ["-" if size is None else f"{size / 1e6:.4g}" for size in sizes]
+        rows.append([str(codes), f"{dims['image_width']} x {dims['image_height']}", *told])
     return Section("what", text["what"], items, text["length_columns"].split("|"), rows, lines)
 
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 _EN = {
     "title": "A/B: {a} against {b}",
     "what": "What was compared",
-    "same": "GPU: {gpu}. {part}. Both as `aim-edge bench` measured them, medians of {a_runs} (A) and {b_runs} (B).",
+    "same": "Measured on: {gpu}. {part}. Both as `aim-edge bench` measured them, medians of {a_runs} (A) and {b_runs} "
+    "(B).",
     "generate": "Timed: class ids to pixels",
     "tokens": "Timed: codes only, without the image decoder",
     "side": "{side}: {name}, {model}, {lowering}, {precision}, {description}",
     "side_at": "{side}, {codes} codes: {name}, {model}, {lowering}, {precision}, {description}",
-    "length_columns": "codes|image, pixels|A, MB of states an image|B, MB of states an image",
+    "length_columns": "codes|image, pixels|A, MB of weights a step|B, MB of weights a step|A, MB of states an image|"
+    "B, MB of states an image",
     "file": "; all figures: `{file}`",
     "batches": "At {codes} codes compared: batch {compared}. Not compared: {others}.",
     "none": "none",
@@ -84,12 +86,12 @@ _EN = {
 _JA = {
     "title": "A/B比較: {a} と {b}",
     "what": "比較対象",
-    "same": "GPU: {gpu}。{part}。いずれも `aim-edge bench` の実測値(中央値、A: {a_runs}回、B: {b_runs}回)。",
+    "same": "計測環境: {gpu}。{part}。いずれも `aim-edge bench` の実測値(中央値、A: {a_runs}回、B: {b_runs}回)。",
     "generate": "計測範囲: クラスIDから画素まで",
     "tokens": "計測範囲: 符号の生成のみ(画像デコーダを除く)",
     "side": "{side}: {name}、{model}、{lowering}、{precision}、{description}",
     "side_at": "{side}、符号 {codes} 個: {name}、{model}、{lowering}、{precision}、{description}",
-    "length_columns": "符号数|画像(画素)|A 状態 MB/枚|B 状態 MB/枚",
+    "length_columns": "符号数|画像(画素)|A 重み MB/ステップ|B 重み MB/ステップ|A 状態 MB/枚|B 状態 MB/枚",
     "file": "。全数値: `{file}`",
     "batches": "符号 {codes} 個で比較したバッチ: {compared}。比較していないもの: {others}。",
     "none": "なし",

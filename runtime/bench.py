@@ -22,6 +22,7 @@ from .bench_energy import OpenMeter, Power, open_power
 from .bench_figures import FORMAT, VERSION, group_kinds, timing
 from .bench_machine import describe_machine, describe_versions, open_device, peak_memory
 from .bundle import Bundle
+from .contract import Contract
 from .cuda import Device
 from .errors import BackendMissingError, EngineError, NonFiniteError
 from .floor import Floor, StepBytes, floor, measure_bandwidth, state_bytes, step_bytes
@@ -136,6 +137,7 @@ def run_bench(
                     "state_dtype": manifest.state_dtype, "lowering": manifest.lowering,
                     "dims": asdict(manifest.contract.dims), "family": manifest.family,
                     "state_bytes_per_image": state_bytes(manifest.contract),
+                    "weight_bytes": _weight_bytes(manifest.contract, bench.precision),
                 },
                 "backend": {
                     "name": backend, "options": dict(options), "description": generator.backend.describe(),
@@ -153,6 +155,14 @@ def run_bench(
         finally:
             if own and device is not None:
                 device.close()
+
+
+def _weight_bytes(contract: Contract, precision: str) -> int | None:
+    """Of the matrices that a step multiplies by, as they are run; None where that is not modelled."""
+    try:
+        return step_bytes(contract, precision).weights
+    except ValueError:
+        return None
 
 
 def _engines(generator: Generator) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def test_from_bundles_to_the_report(
     assert kept["b_36"]["bundle"]["family"] == "gpt" and kept["a_16"]["bundle"]["dims"]["num_tokens"] == 16
     # k and v, two layers, two rows: 32 numbers of four bytes a position.
     assert kept["b_36"]["bundle"]["state_bytes_per_image"] == 2 * 2 * 2 * 32 * 36 * 4
+    assert kept["b_36"]["bundle"]["weight_bytes"] == 4 * (2 * (4 * 32 + 3 * 256) * 32 + 48 * 32)
     assert kept["a_16"]["bundle"]["state_bytes_per_image"] == kept["a_36"]["bundle"]["state_bytes_per_image"]
     found = json.loads((tmp_path / "ab.json").read_text())
     assert [(row["codes"], row["batch"]) for row in found["rows"]] == [(16, 1), (16, 4), (36, 1), (36, 4)]

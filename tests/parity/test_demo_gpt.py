@@ -1,4 +1,4 @@
-"""The bundled Transformer: the demo's codes, its tokenizer, as many parameters, and a bundle that is held to PyTorch."""
+"""The bundled Transformer: the demo's codes and tokenizer, about as many parameters, and a bundle held to PyTorch."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ PRICES = Prices(3.6)
 def of(family: str, codes: int, rates: dict[int, float], **more: Any) -> dict[str, Any]:
     found = report(f"{family}-{codes}", rates, codes=codes, **more)
     found["bundle"] |= {"family": family, "state_bytes_per_image": 1_000_000 * (codes if family == "gpt" else 20)}
+    found["bundle"]["weight_bytes"] = 7_000_000 if family == "aim" else None
     return found
 
 
@@ -82,7 +83,7 @@ def test_one_run_has_no_interval() -> None:
             "Not compared: 576 codes, of which only B has a bundle.",
             "Not compared: 4096 codes, of which only A has a bundle.",
             "At 1024 codes compared: batch 1, 64. Not compared: B's batch 8.",
-            "A, 256 codes: aim-256, AiM, plugin, float16, Engine 1", "| 1024 | 128 x 128 | 20 | 1024 |",
+            "A, 256 codes: aim-256, AiM, plugin, float16, Engine 1", "| 1024 | 128 x 128 | 7 | - | 20 | 1024 |",
             "## Costs (USD), 256 codes",
         ]),
         ("ja", [
