@@ -8,10 +8,10 @@
 #                               [--level 1] [--stage all|make|run]
 #
 # PYTHON (python3) has torch, onnx, onnx_ir and jinja2 and writes bundles and pages; PYTHON_TRT (python3.10) imports
-# tensorrt, numpy, pillow, typer and rich and builds and measures. HEADERS is the folder of that TensorRT's headers, ARCH
+# tensorrt, numpy, pillow, typer and rich, builds and measures, and alone sees $PYTHONPATH. HEADERS is the folder of that TensorRT's headers, ARCH
 # (90) the GPU's compute capability, PLUGINS a library that is built already. WORK keeps bundles and engines from
 # `--stage make` for `--stage run`; GPU_HOUR (2.5) is the costs' price, REPEATS the runs at every length, LIMIT (120)
-# the seconds that one measurement may take. BACKEND (tensorrt) may be ort-cpu, which needs no engines.
+# the seconds that one build or measurement may take. BACKEND (tensorrt) may be ort-cpu, which needs no engines.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 codes=256,1024,4096 batch=1,64 preset=B lowering=plugin-fused level=1 stage=all
@@ -35,11 +35,12 @@ work="${WORK:-$scratch/work}"
 mkdir -p "$OUT" "$work" "$scratch/site/aim_edge"
 ln -s "$PWD/package/__init__.py" "$scratch/site/aim_edge/__init__.py"
 for folder in aim export runtime plugins cli; do ln -s "$PWD/$folder" "$scratch/site/aim_edge/$folder"; done
-export PYTHONPATH="$scratch/site${PYTHONPATH:+:$PYTHONPATH}" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
+given="${PYTHONPATH:-}" # of another Python's packages, which the maker could not load
+export PYTHONPATH="$scratch/site" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
 export PLUGINS="${PLUGINS:-$work/plugins/libaim_edge_tensorrt.so}"
 started=$SECONDS failed=0
 said() { echo "[$((SECONDS - started)) s] $*"; }
-edge() { "$python" -m aim_edge.cli "$@"; }
+edge() { PYTHONPATH="$PYTHONPATH${given:+:$given}" timeout "${LIMIT:-120}" "$python" -m aim_edge.cli "$@"; }
 profiles="$(for b in ${batch//,/ }; do echo "$b:$b:$b"; done | paste -sd,)"
 library() {
     [ -f "$PLUGINS" ] || bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:?}" "$(dirname "$PLUGINS")" \
@@ -78,8 +79,9 @@ for n in ${codes//,/ }; do
     repeats="${REPEATS:-$([ "$n" -ge 4096 ] && echo 2 || { [ "$n" -ge 1024 ] && echo 5 || echo 7; })}"
     warmup="$([ "$n" -ge 4096 ] && echo 0 || echo 1)"
     for i in 0 1; do
-        family="$([ $i = 0 ] && echo aim || echo gpt)" file="$OUT/bench_$([ $i = 0 ] && echo aim || echo gpt)_$n.json"
-        timeout "${LIMIT:-120}" "$python" -m aim_edge.cli bench "$work/${family}_$n" --backend "$backend" \
+        family="$([ $i = 0 ] && echo aim || echo gpt)"
+        file="$OUT/bench_${family}_$n.json"
+        edge bench "$work/${family}_$n" --backend "$backend" \
             --batch "$batch" --repeats "$repeats" --warmup "$warmup" --no-pixels --no-profile --json "$file" \
             >"$OUT/bench_${family}_$n.log" 2>&1 || { failed=1; said "FAIL  bench ${family}_$n"; }
         grep -E "│.*tokens|not run|floor:|: memory:" "$OUT/bench_${family}_$n.log" || tail -n 5 "$OUT/bench_${family}_$n.log"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -85,6 +87,26 @@ def test_a_model_against_itself_is_as_good(
                    "104", "--out", str(tmp_path / "ab.md")])  # fmt: skip
     said = capsys.readouterr().out
     assert status == 0 and "B's images are as good as A's" in said and "codes only, without the image decoder" in said
+
+
+def test_the_benchmark_from_weights_to_the_page(tmp_path: Path) -> None:
+    """benchmarks/ab_gpu.sh on the CPU, where it builds no engines; a length that cannot be is told."""
+    environment = os.environ | {
+        "PYTHON": sys.executable, "PYTHON_TRT": sys.executable, "BACKEND": "ort-cpu", "REPEATS": "2",
+        "OUT": str(tmp_path / "out"),
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", f"{FOLDER}/ab_gpu.sh", "--codes", "16,17,36", "--batch", "1,2", "--preset", "demo", "--lowering",
+         "primitive"], env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1 and "num_tokens is 17; must be a square" in done.stdout, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out" / "ab.json").read_text())
+    assert [(row["codes"], row["batch"], row["part"]) for row in found["rows"]] == [
+        (n, batch, "tokens") for n in (16, 36) for batch in (1, 2)
+    ]
+    assert [one["family"] for one in found["sides"]["B"]] == ["gpt", "gpt"]
+    for name, says in (("ab.html", "Who is faster"), ("ab_ja.md", "どちらが速いか")):
+        assert says in (tmp_path / "out" / name).read_text(encoding="utf-8")
 
 
 def test_random_bundles_for_benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
