@@ -35,6 +35,7 @@ from .vq import VqModel
 log = logging.getLogger(__name__)
 
 _PROBE = 30  # steps
+_STEPS = 2658  # as many as the demo's AiM had
 _MARGIN = 0.9  # of the seconds given; the rest is for looking at the held-out pictures
 
 
@@ -51,7 +52,7 @@ class GptTrainOptions:
     """
 
     config: GptConfig = field(default_factory=lambda: GptConfig.preset("demo"))
-    training: AimOptions = field(default_factory=lambda: AimOptions(steps=4000))
+    training: AimOptions = field(default_factory=lambda: AimOptions(steps=_STEPS))
     dropout: float = 0.1
     seconds: float | None = None
     seed: int = 0

@@ -115,8 +115,8 @@ def _what(ab: Ab, text: Text) -> Section:
         pair = [reports[codes] for reports in paired]
         lines += _not_compared(codes, pair, [row.batch for row in ab.at(codes)], text)
         sizes = [one["bundle"].get(key) for key in ("weight_bytes", "state_bytes_per_image") for one in pair]
-        dims, told = pair[0]["bundle"]["dims"], ["-" if size is None else f"{size / 1e6:.4g}" for size in sizes]
-        rows.append([str(codes), f"{dims['image_width']} x {dims['image_height']}", *told])
+        dims, cells = pair[0]["bundle"]["dims"], ["-" if size is None else f"{size / 1e6:.4g}" for size in sizes]
+        rows.append([str(codes), f"{dims['image_width']} x {dims['image_height']}", *cells])
     return Section("what", text["what"], items, text["length_columns"].split("|"), rows, lines)
 
 
