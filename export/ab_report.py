@@ -142,6 +142,8 @@ def _verdict(ab: Ab, text: Text) -> Section:
     for row in ab.rows:
         faster = text["neither"] if row.faster is None else names[row.faster]
         by = f"{max(row.speedup, 1 / row.speedup):.2f}x"
+        if row.faster is None and row.speedup != 1:  # what the medians say, which is not enough
+            by = f"({'B' if row.speedup > 1 else 'A'} {by})"
         how = text["one_run" if row.apart is None else "apart" if row.apart else "overlap"]
         rows.append([str(row.codes), str(row.batch), faster, by, _seconds(row.a), _seconds(row.b), how])
     lines = []

@@ -77,7 +77,7 @@ def test_one_run_has_no_interval() -> None:
     [
         ("en", [
             "| 256 | 1 | B (Transformer) | 1.20x | 0.1 (0.099 .. 0.101) | 0.08333 (0.0825 .. 0.08417) | apart |",
-            "| 256 | 64 | neither | 1.01x |", "| 1024 | 64 | A (AiM) | 2.50x |",
+            "| 256 | 64 | neither | (B 1.01x) |", "| 1024 | 64 | A (AiM) | 2.50x |",
             "A (AiM) is faster at: 1024 codes (batch 1, 64).", "B (Transformer) is faster at: 256 codes (batch 1).",
             "as the intervals overlap: 256 codes (batch 64).", "at least 94%",
             "Not compared: 576 codes, of which only B has a bundle.",
@@ -87,7 +87,7 @@ def test_one_run_has_no_interval() -> None:
             "## Costs (USD), 256 codes",
         ]),
         ("ja", [
-            "| 256 | 1 | B (Transformer) | 1.20x |", "| 256 | 64 | 判定不能 | 1.01x |", "| 重ならない |", "| 重なる |",
+            "| 256 | 1 | B (Transformer) | 1.20x |", "| 256 | 64 | 判定不能 | (B 1.01x) |", "| 重ならない |", "| 重なる |",
             "A (AiM) が速い条件: 符号 1024 個(バッチ 1, 64)。", "B (Transformer) が速い条件: 符号 256 個(バッチ 1)。",
             "判定できない条件: 符号 256 個(バッチ 64)。", "94% 以上の確率",
             "比較なし: 符号 576 個(バンドルがあるのは B のみ)。", "## 費用 (USD), 符号 256 個", "## どちらが速いか",
