@@ -15,12 +15,14 @@ from torch import Tensor
 
 from .config import AimConfig
 from .gpt import GptModel
+from .gpt_config import GptConfig
 from .model import AimModel
 from .vq import VqConfig, VqModel
 
 DEMO = Path(__file__).parent / "demo"
+DEMO_GPT = Path(__file__).parent / "demo_gpt"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pt", "model.bin")
-_OURS = ("vq", "class_names", "sampling")  # keys that our own config.json adds to the published ones
+_OURS = ("vq", "class_names", "sampling", "tokenizer")  # keys that our own config.json adds to the published ones
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
     """Loads a published checkpoint.
 
     Args:
-        source: "demo" (the bundled one), a folder with config.json and weights, a weight file
-            (.safetensors, .pt, .bin) with config.json beside it, or a hub id such as "hp-l33/aim-base".
+        source: "demo" (the bundled one) or "demo-gpt" (the Transformer trained on its codes), a folder with config.json
+            and weights, a weight file (.safetensors, .pt, .bin) with config.json beside it, or a hub id such as
+            "hp-l33/aim-base". A config.json with "model_type" is a Transformer's, as `train_gpt` writes it.
         config: the model's config where there is no config.json.
 
     Raises:
@@ -64,6 +67,8 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
             "(load_gpt reads a LlamaGen Transformer)"
         )
     ours = {k: (raw or {}).pop(k, None) for k in _OURS}
+    if raw is not None and "model_type" in raw and config is None:
+        return _load_transformer(source, weights, raw, ours)
     aim_config = config or AimConfig.from_published(raw or {})
     vq_config = VqConfig.from_dict(ours["vq"]) if ours["vq"] else VqConfig(n_embed=aim_config.vocab_size)
     names = ours["class_names"]
@@ -88,6 +93,29 @@ def load_checkpoint(source: str | Path, *, config: AimConfig | None = None) -> C
         raise ValueError(f"{weights}: " + "\n".join(problems))
     class_names = tuple(names) if names else None
     return Checkpoint(aim, vq, class_names, ours["sampling"] or {}, str(source), sha256_of(weights))
+
+
+def _load_transformer(
+    source: str | Path, weights: Path, published: Mapping[str, Any], ours: Mapping[str, Any]
+) -> Checkpoint:
+    """A Transformer that shares the demo's tokenizer."""
+    path = weights.parent / "config.json"
+    if ours["tokenizer"] != "demo":
+        raise ValueError(
+            f"{path}: tokenizer is {ours['tokenizer']!r}; allowed: 'demo' (load_gpt_checkpoint reads a Transformer "
+            "with a tokenizer of its own)"
+        )
+    try:
+        model = GptModel(GptConfig.from_published(published)).load_published(read_state_dict(weights))
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from error
+    names, config, vq = ours["class_names"], model.config, load_checkpoint("demo").vq
+    if names is not None and len(names) != config.num_classes:
+        raise ValueError(f"{path}: {len(names)} class_names for {config.num_classes} classes")
+    if vq.config.n_embed != config.vocab_size:
+        raise ValueError(f"{path}: vocab_size is {config.vocab_size}, but the demo's tokenizer has {vq.config.n_embed}")
+    class_names = tuple(names) if names else None
+    return Checkpoint(model, vq, class_names, ours["sampling"] or {}, str(source), sha256_of(weights))
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -117,7 +145,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _find_weights(source: str | Path) -> Path:
-    path = DEMO if str(source) == "demo" else Path(source)
+    path = {"demo": DEMO, "demo-gpt": DEMO_GPT}.get(str(source), Path(source))
+    if path == DEMO_GPT and not (path / _WEIGHTS[0]).is_file():
+        raise FileNotFoundError(
+            f"'demo-gpt', the Transformer to compare the demo with, is not in this installation ({path}); "
+            "python -m aim_edge.aim.train_gpt trains one"
+        )
     if path.is_file():
         return path
     if path.is_dir():

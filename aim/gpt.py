@@ -225,6 +225,10 @@ class GptModel(nn.Module):
         x = torch.cat([self.condition_rows(labels)[:, None], self.tok_embeddings(tokens[:, :-1])], dim=1)
         return self._run(x, Place(self.rotary[None, :length, None]), [None] * self.config.n_layer)
 
+    def teacher_forced(self, labels: Tensor, tokens: Tensor) -> Tensor:
+        """`forward`, as AimModel calls it and takes its arguments."""
+        return self(tokens, labels)  # type: ignore[no-any-return]
+
     def step(
         self, token: Tensor, position: Tensor, condition: Tensor, state: Sequence[KvCache]
     ) -> tuple[Tensor, Sequence[KvCache]]:

@@ -102,7 +102,7 @@ class GptConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> GptConfig:
-        """The config of a published model: "B", "L" or "XL", also "GPT-B" ...
+        """The config of a published model: "B", "L" or "XL", also "GPT-B" ..., or of the bundled "demo".
 
         Args:
             name: one of `PRESETS`, in any case, with or without "GPT-".
@@ -161,4 +161,6 @@ PRESETS: dict[str, GptConfig] = {
     "b": GptConfig(),
     "l": GptConfig(d_model=1024, n_layer=24, nheads=16),
     "xl": GptConfig(d_model=1280, n_layer=36, nheads=20),
+    # About as many parameters as AiM's demo has.
+    "demo": GptConfig(d_model=192, n_layer=5, nheads=3, vocab_size=512, num_classes=10),
 }

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .checkpoint import load_checkpoint
 from .config import AimConfig
 from .model import AimModel
-from .train_aim import AimOptions, evaluate_aim, sample, train_aim
+from .train_aim import AimOptions, Model, evaluate_aim, sample, train_aim
 from .train_data import DemoData
 from .train_vq import DEMO_VQ, VqOptions, evaluate_vq, reconstruct, train_vq
 from .vq import VqConfig, VqModel
@@ -83,7 +83,7 @@ def run(
     aim_config = replace(options.aim_config, num_classes=len(data.class_names))
     _check_sizes(options.vq_config, aim_config, data.images.shape[-1])
     out.mkdir(parents=True, exist_ok=True)
-    _fast(True)
+    set_fast(True)
     torch.manual_seed(options.seed)
     vq = VqModel(options.vq_config).to(device)
     if vq_from is None:
@@ -92,7 +92,7 @@ def run(
         vq.load_published(load_file(vq_from))
         vq_record = {"reused": True}
     _round_to_half(vq)  # AiM must see the codes of the weights that are saved
-    vq_state = {f"vqvae.{k}": _half(v) for k, v in vq.state_dict().items()}
+    vq_state = {f"vqvae.{k}": half(v) for k, v in vq.state_dict().items()}
     save_file(vq_state, out / "vq.safetensors")
 
     torch.manual_seed(options.seed + 1)  # so that a reused tokenizer gives the same second stage
@@ -101,15 +101,15 @@ def run(
     published["sampling"] = {"guidance_scale": options.guidance, "temperature": 1.0, "top_k": 0, "top_p": options.top_p}
     (out / "config.json").write_text(json.dumps(published, indent=2) + "\n", encoding="utf-8")
 
-    def save(model: AimModel) -> None:
-        own = {f"mamba.{k}": _half(v) for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
+    def save(model: Model) -> None:
+        own = {f"mamba.{k}": half(v) for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
         save_file(own | vq_state, out / "model.safetensors", metadata={"format": "pt"})
 
     aim_record = train_aim(aim, vq, data, options.aim, on_best=save)
     save(aim)
 
     log.info("figures of the saved file")
-    _fast(False)
+    set_fast(False)
     loaded = load_checkpoint(out)
     aim, vq = cast(AimModel, loaded.aim).to(device), loaded.vq.to(device)
     classed, every = data.rows(held_out=True), data.rows(held_out=True, classed=False)
@@ -117,7 +117,7 @@ def run(
     metrics = {
         "vq": vq_record | {"held_out": vq_held, "held_out_with_unclassed": evaluate_vq(vq, data, every)},
         "aim": aim_record | {"held_out": aim_held},
-        "parameters": {"vq": _count(vq), "aim": _count(aim)},
+        "parameters": {"vq": count_parameters(vq), "aim": count_parameters(aim)},
         "bytes": (out / "model.safetensors").stat().st_size,
         "seed": options.seed,
         "seconds": time.perf_counter() - start,
@@ -125,7 +125,8 @@ def run(
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "data": data_path.name,
     }
-    _pictures(out, aim, vq, data, options)
+    draw_pictures(out, aim, vq, data, options)
+    _draw_reconstructions(out, vq, data)
     metrics["seconds_with_pictures"] = time.perf_counter() - start
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     log.info(
@@ -140,7 +141,7 @@ def run(
 def probe(data_path: Path, options: TrainOptions, device: torch.device, steps: int = 30) -> dict[str, float]:
     """Steps a second of each stage, after a warm-up of as many, with no checkpoint written."""
     data = DemoData.load(data_path, device)
-    _fast(True)
+    set_fast(True)
     torch.manual_seed(options.seed)
     vq = VqModel(options.vq_config).to(device)
     aim = AimModel(replace(options.aim_config, num_classes=len(data.class_names))).to(device)
@@ -174,14 +175,15 @@ def _check_sizes(vq: VqConfig, aim: AimConfig, side: int) -> None:
         raise ValueError("; ".join(bad))
 
 
-def _fast(on: bool) -> None:
+def set_fast(on: bool) -> None:
     """TF32 and autotuned convolutions for training; exact float32 for the figures."""
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on
     torch.backends.cudnn.benchmark = on
 
 
-def _half(value: Tensor) -> Tensor:
+def half(value: Tensor) -> Tensor:
+    """As it is saved: float16, on the CPU."""
     return value.detach().half().contiguous().cpu()
 
 
@@ -191,17 +193,22 @@ def _round_to_half(module: nn.Module) -> None:
             parameter.copy_(parameter.half())
 
 
-def _count(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
+    """Of all parameters, the numbers."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _pictures(out: Path, aim: AimModel, vq: VqModel, data: DemoData, options: TrainOptions) -> None:
+def draw_pictures(out: Path, aim: Model, vq: VqModel, data: DemoData, options: TrainOptions) -> None:
+    """Writes grid.png, a row of samples a class, and one for each of `options.more_guidance`."""
     labels = torch.arange(len(data.class_names), device=data.images.device).repeat_interleave(SAMPLES)
     for guidance in (options.guidance, *options.more_guidance):
         generator = torch.Generator(labels.device).manual_seed(options.seed)
         drawn = sample(aim, vq, labels, guidance=guidance, top_p=options.top_p, generator=generator)
         name = "grid.png" if guidance == options.guidance else f"grid_guidance_{guidance:g}.png"
         _tile(drawn.cpu(), SAMPLES, out / name)
+
+
+def _draw_reconstructions(out: Path, vq: VqModel, data: DemoData) -> None:
     rows = data.rows(held_out=True)
     rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), 32), device=rows.device).long()]
     both = torch.cat([data.images[rows], reconstruct(vq, data, rows)])

@@ -1,4 +1,4 @@
-"""Training the demo's AiM on the tokenizer's codes, and a plain sampler to look at what it learned."""
+"""Training the demo's AiM, or a Transformer, on the tokenizer's codes, and a plain sampler to see what it learned."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import scan
+from .gpt import GptModel
 from .model import AimModel
 from .train_data import Augmentation, DemoData, cosine_rate, entropy, half_where_fast, to_bytes, to_unit
 from .train_vq import encode_rows
@@ -21,12 +22,13 @@ from .vq import VqModel
 
 log = logging.getLogger(__name__)
 
+Model = AimModel | GptModel
 _NO_DECAY = ("A_log", "dt_bias", ".D", "norm", "embed", "scale_shift_table", "conv1d", "bias")
 
 
 @dataclass(frozen=True)
 class AimOptions:
-    """How AiM is trained.
+    """How AiM, or a Transformer, is trained.
 
     Attributes:
         steps, batch: optimizer steps, and pictures in each.
@@ -56,7 +58,7 @@ class AimOptions:
     )
 
 
-def _optimizer(model: AimModel, options: AimOptions, fused: bool) -> torch.optim.Optimizer:
+def _optimizer(model: Model, options: AimOptions, fused: bool) -> torch.optim.Optimizer:
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -89,13 +91,13 @@ class Batches:
         return torch.where(null, len(data.class_names), labels), self.vq.encode(images).flatten(1)
 
 
-def _average(averaged: AimModel, model: AimModel, decay: float) -> None:
+def _average(averaged: Model, model: Model, decay: float) -> None:
     with torch.no_grad():
         torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1.0 - decay)
 
 
 @torch.no_grad()
-def cross_entropies(model: AimModel, labels: Tensor, codes: Tensor, batch: int = 64) -> Tensor:
+def cross_entropies(model: Model, labels: Tensor, codes: Tensor, batch: int = 64) -> Tensor:
     """Mean nats a code (M,) of each row of codes (M, T) under the model, in float32."""
     parts = []
     for label, code in zip(torch.split(labels, batch), torch.split(codes, batch), strict=True):
@@ -105,13 +107,13 @@ def cross_entropies(model: AimModel, labels: Tensor, codes: Tensor, batch: int =
 
 
 def train_aim(
-    model: AimModel,
+    model: Model,
     vq: VqModel,
     data: DemoData,
     options: AimOptions,
     *,
     evaluate: bool = True,
-    on_best: Callable[[AimModel], None] | None = None,
+    on_best: Callable[[Model], None] | None = None,
 ) -> dict[str, Any]:
     """Trains `model` and leaves in it the averaged weights with the best held-out cross-entropy.
 
@@ -136,12 +138,12 @@ def train_aim(
 
 
 def _train(
-    model: AimModel,
+    model: Model,
     vq: VqModel,
     data: DemoData,
     options: AimOptions,
     evaluate: bool,
-    on_best: Callable[[AimModel], None] | None,
+    on_best: Callable[[Model], None] | None,
     device: torch.device,
 ) -> dict[str, Any]:
     vq.eval()
@@ -176,9 +178,10 @@ def _train(
                 best_state = {k: v.detach().clone() for k, v in averaged.state_dict().items()}
                 if on_best is not None:
                     on_best(averaged)
+            name = "AiM" if isinstance(model, AimModel) else "GPT"
             log.info(
-                "AiM %5d/%d  loss %.3f  held-out %.3f nats a code (best %.3f at %d)  %.1f it/s",
-                step + 1, options.steps, curve[-1]["loss"], found, best, best_step,
+                "%s %5d/%d  loss %.3f  held-out %.3f nats a code (best %.3f at %d)  %.1f it/s",
+                name, step + 1, options.steps, curve[-1]["loss"], found, best, best_step,
                 (step + 1) / (time.perf_counter() - start),
             )  # fmt: skip
     if device.type == "cuda":
@@ -189,7 +192,7 @@ def _train(
     return {"curve": curve, "best_step": best_step, "steps": options.steps, "seconds": seconds}
 
 
-def evaluate_aim(model: AimModel, vq: VqModel, data: DemoData) -> dict[str, Any]:
+def evaluate_aim(model: Model, vq: VqModel, data: DemoData) -> dict[str, Any]:
     """Held-out figures in nats a code, each emoji counting once (its variants share its weight).
 
     Returns:
@@ -224,7 +227,7 @@ def evaluate_aim(model: AimModel, vq: VqModel, data: DemoData) -> dict[str, Any]
 
 @torch.inference_mode()
 def sample(
-    model: AimModel, vq: VqModel, labels: Tensor, *, guidance: float, top_p: float, generator: torch.Generator
+    model: Model, vq: VqModel, labels: Tensor, *, guidance: float, top_p: float, generator: torch.Generator
 ) -> Tensor:
     """Draws images step by step, with guidance and nucleus sampling.
 
@@ -239,7 +242,8 @@ def sample(
         uint8 (B, 3, H, W).
     """
     count, total = len(labels), model.config.num_tokens
-    condition, state = model.condition(labels), model.init_state(2 * count)
+    condition: Any = model.condition(labels)  # each model's own, and so is the state
+    state: Any = model.init_state(2 * count)
     token, drawn = torch.zeros_like(labels), []
     for t in range(total):
         logits, state = model.step(token, torch.full_like(labels, t), condition, state)

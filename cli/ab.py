@@ -1,4 +1,4 @@
-"""aim-edge ab: two bundles, measured here or before, and what images cost on each."""
+"""aim-edge ab: two sides, measured here or before, by number of codes and batch, and what images cost on each."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .bench import BACKEND, BATCHES, NOT_RUN, REPEATS, parse_batches
-from .console import errors, output, reporting
-from .generate import refuse_checkpoint_name
+from .console import output, reporting
 
 if TYPE_CHECKING:
-    from aim_edge.runtime.bench import BenchSettings
+    from collections.abc import Sequence
 
-_MANIFEST = "manifest.json"
+    from aim_edge.export.quality import QualityReport
+
+    from .ab_sides import Source
+
+_SEED = 0
 
 
 def ab(
-    a: Annotated[Path, typer.Argument(help="The bundle in use: its folder, or what `aim-edge bench --json` wrote.")],
-    b: Annotated[Path, typer.Argument(help="And the one that may take its place.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A[,A...]",
+            help="The bundle in use: its folder, or what `aim-edge bench --json` wrote; with commas between them "
+            "several of one model, each of another number of codes.",
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B[,B...]", help="And what may take its place.")],
     gpu_hour: Annotated[float, typer.Option(help="Price of one GPU for an hour.")],
     load: Annotated[
         float | None, typer.Option(help="Images a second to serve: how many GPUs, what a year costs.")
@@ -34,6 +44,10 @@ def ab(
     ] = None,
     currency: Annotated[str, typer.Option(help="As it is to be shown.")] = "USD",
     language: Annotated[str, typer.Option(help="en or ja.")] = "en",
+    codes: Annotated[
+        int | None,
+        typer.Option(help="The pair whose costs and quality are told, by its number of codes.", show_default="first"),
+    ] = None,
     backend: Annotated[
         str | None, typer.Option(help="To measure bundles with; see: aim-edge doctor.", show_default=BACKEND)
     ] = None,
@@ -44,112 +58,126 @@ def ab(
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Timed runs of each part of a bundle.", show_default=str(REPEATS))
     ] = None,
+    pixels: Annotated[
+        bool | None,
+        typer.Option("--pixels/--no-pixels", help="Measure the image decoder too, or codes alone.",
+                     show_default="pixels"),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option(min=4, metavar="N", help="Draw N images a side and tell whether B's are as good; of bundles."),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A folder of real PNG images for --quality, which both should look like.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the report, Markdown, to this file too.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write it with plots to this file.")] = None,
-) -> None:
-    """Compare two bundles: latency, throughput, memory, energy and cost, with every assumption told.
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write its figures to this file.")] = None,
+) -> None:  # fmt: skip
+    """Compare two sides: latency, throughput, memory, energy, cost and quality, with every assumption told.
 
-    A folder is measured first, A before B, and its report kept beside --out or --html as NAME_a.json or NAME_b.json;
-    exit with 1 where one of its batches did not run.
+    A folder is measured first, A before B, and its report kept beside --out or --html as NAME_a.json or NAME_b.json
+    (NAME_a_256.json where A has several); exit with 1 where one of its batches did not run.
     """
-    from aim_edge.export.ab import Prices, compare_costs
+    from aim_edge.export.ab_costs import Prices
     from aim_edge.export.ab_report import render_ab
+    from aim_edge.export.ab_sides import compare_sides
     from aim_edge.export.ab_texts import LANGUAGES
+    from aim_edge.runtime.bench import BenchSettings
+
+    from .ab_sides import measure_sides, read_sides
+    from .validate import write_json
 
     if html is not None:  # before the work, so that a library that is missing is told at once
         from aim_edge.export.ab_html import render_ab_html
     prices = Prices(gpu_hour, load, utilisation, watts, kwh, switch_cost, currency)
     if language not in LANGUAGES:
         raise ValueError(f"--language is {language!r}; expected one of {', '.join(LANGUAGES)}")
-    for file in (out, html):
+    for file in (out, html, json_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
-    found, files = _reports({"A": a, "B": b}, out or html, backend, batch, repeats)
-    rows = compare_costs(found["A"], found["B"], prices)
-    names = (files["A"].name, files["B"].name)
-    text = render_ab(found["A"], found["B"], rows, prices, language, names)
+    pairs, lengths = read_sides(a, b, out or html)
+    _check_unused(pairs, {"--backend": backend, "--batch": batch, "--repeats": repeats, "--pixels": pixels}, quality)
+    chosen = _choose(pairs, codes)
+    if json_file is not None and json_file.absolute() in [one.file.absolute() for pair in pairs for one in pair]:
+        raise ValueError(f"--json is {json_file}, which a report of `aim-edge bench` is to lie in; give another name")
+    if quality is not None:
+        _check_quality(chosen, quality)
+    elif reference is not None:
+        raise ValueError("--reference is for --quality N; give that too")
+    # Nothing of `ab` needs layers or first images.
+    settings = BenchSettings(
+        parse_batches(BATCHES if batch is None else batch), repeats or REPEATS, profile=False, cold_start=False,
+        pixels=pixels is not False,
+    )  # fmt: skip
+    engine = BACKEND if backend is None else backend
+    pairs = measure_sides(pairs, engine, settings)
+    told = None if quality is None else _judge(chosen, quality, reference, engine, settings.batches)
+    ours, theirs = ([source.report or {} for source in side] for side in zip(*pairs, strict=True))
+    found = compare_sides(
+        ours, theirs, prices, codes=chosen[0].codes, alone=lengths.alone, quality=told,
+        files=([one.file.name for one, _ in pairs], [other.file.name for _, other in pairs]),
+    )  # fmt: skip
+    text = render_ab(found, language)
     if out is not None:
         out.write_text(text, encoding="utf-8")
     if html is not None:
-        html.write_text(render_ab_html(found["A"], found["B"], rows, prices, language, names), encoding="utf-8")
+        html.write_text(render_ab_html(found, language), encoding="utf-8")
+    if json_file is not None:
+        write_json(json_file, found.to_dict())
     output.print(text, soft_wrap=True, markup=False, highlight=False)
-    measured = [side for side, path in (("A", a), ("B", b)) if files[side] != path]
-    if any(one["not_run"] for side in measured for one in found[side]["batches"]):
+    measured = [source for pair in pairs for source in pair if source.is_bundle]
+    if any(one["not_run"] for source in measured for one in (source.report or {})["batches"]):
         raise typer.Exit(NOT_RUN)
 
 
-def _reports(
-    sides: dict[str, Path], beside: Path | None, backend: str | None, batch: str | None, repeats: int | None
-) -> tuple[dict[str, dict[str, Any]], dict[str, Path]]:
-    """Both reports and their files: those given are read, then bundles measured. All that can be refused is, first."""
-    from aim_edge.export.ab import refuse_other_images
-    from aim_edge.runtime.bench import BenchSettings
-    from aim_edge.runtime.bench_figures import read_baseline
-    from aim_edge.runtime.bundle import read_manifest
-
-    bundles = [side for side, path in sides.items() if _is_bundle(side, path)]
-    given = {"--backend": backend, "--batch": batch, "--repeats": repeats}
+def _check_unused(pairs: Sequence[tuple[Source, Source]], given: dict[str, Any], quality: int | None) -> None:
+    """Raises ValueError where settings of the measurement are given and there is nothing to measure."""
     unused = [name for name, value in given.items() if value is not None]
-    if not bundles and unused:
+    if unused and quality is None and not any(source.is_bundle for pair in pairs for source in pair):
         raise ValueError(f"{', '.join(unused)}: only bundles are measured here; A and B are reports")
-    files = dict(sides)
-    for side in bundles:
-        if beside is None:
-            raise ValueError(f"{side} is a bundle, whose report is kept beside --out or --html: give one of them")
-        files[side] = beside.with_name(f"{beside.stem}_{side.lower()}.json")
-        if any(files[side].absolute() == path.absolute() for path in sides.values()):
-            raise ValueError(f"{files[side]} is to be written and is what was given; give --out another name")
-    # Nothing of `ab` needs layers or first images.
-    batches = parse_batches(BATCHES if batch is None else batch)
-    settings = BenchSettings(batches, repeats or REPEATS, profile=False, cold_start=False)
-    found = {side: _read(side, path) for side, path in sides.items() if side not in bundles}
-    if len(bundles) == 1:
-        for side in found:
-            read_baseline(sides[side], settings.batches)  # refused where no batch would be in both
-    dims = [
-        vars(read_manifest(path).contract.dims) if side in bundles else found[side]["bundle"]["dims"]
-        for side, path in sides.items()
-    ]
-    refuse_other_images(*dims)
-    for side in bundles:
-        found[side] = _measure(side, sides[side], BACKEND if backend is None else backend, settings, files[side])
-    return found, files
 
 
-def _is_bundle(side: str, path: Path) -> bool:
-    """Whether it is a bundle's folder and not a file. Raises ValueError where it is neither."""
-    refuse_checkpoint_name(path)
-    if not path.is_file() and not (path / _MANIFEST).is_file():
-        what = f"a folder without {_MANIFEST}" if path.is_dir() else "not there"
-        raise ValueError(
-            f"{side} is {path}, which is {what}; expected a bundle's folder or what `aim-edge bench --json` wrote"
-        )
-    return path.is_dir()
+def _choose(pairs: Sequence[tuple[Source, Source]], codes: int | None) -> tuple[Source, Source]:
+    """The pair of a number of codes; None: the first of A's. Raises ValueError where there is none."""
+    by_codes = {pair[0].codes: pair for pair in pairs}
+    if codes is not None and codes not in by_codes:
+        raise ValueError(f"--codes is {codes}; compared are {', '.join(map(str, sorted(by_codes)))}")
+    return pairs[0] if codes is None else by_codes[codes]
 
 
-def _read(side: str, path: Path) -> dict[str, Any]:
-    from aim_edge.runtime.bench_figures import read_report
+def _check_quality(pair: tuple[Source, Source], count: int) -> None:
+    """Raises ValueError where images can't be drawn, or not so many compared."""
+    from aim_edge.export.quality import MAX_IMAGES
 
-    try:
-        return read_report(path)
-    except ValueError as error:
-        raise ValueError(f"{side} is neither a bundle's folder nor a report: {error}") from error
+    for source in pair:
+        if not source.is_bundle:
+            raise ValueError(f"--quality draws images, of bundles only; {source.side} is {source.path}, a report")
+    if count > MAX_IMAGES:
+        raise ValueError(f"--quality is {count}; allowed: 4..{MAX_IMAGES}")
 
 
-def _measure(side: str, bundle: Path, backend: str, settings: BenchSettings, file: Path) -> dict[str, Any]:
-    """What `aim-edge bench` finds, kept in a file."""
-    from aim_edge.runtime.bench import run_bench
-
-    from .power import open_meter
-    from .validate import write_json
-
+def _judge(
+    pair: tuple[Source, Source], count: int, reference: Path | None, backend: str, batches: Sequence[int]
+) -> QualityReport:
+    """What `aim-edge quality` says of the pair: images of the same classes, seeds and indices, features offline."""
     with reporting() as report:
-        report(f"{side}: opening {bundle}")
-        found = run_bench(
-            bundle, backend, {}, settings, lambda what, done, total: report(f"{side}: {what}", done, total), open_meter
-        )
-    write_json(file, found)
-    for one in found["batches"]:
-        if one["not_run"]:
-            errors.print(f"{side}: batch {one['batch']} not run: {one['not_run']}", soft_wrap=True)
-    return found
+        report("loading PyTorch")
+        from aim_edge.export.quality import MAX_IMAGES, Settings, compare_sets, measure_pairs
+        from aim_edge.export.quality_features import VqFeatures, read_folder
+
+        from .quality import draw_bundles
+
+        # An engine may take no other batch than those that are measured.
+        batch = max([n for n in batches if count % n == 0], default=min(batches))
+        paths = {i: source.path for i, source in enumerate(pair)}
+        drawn = draw_bundles(paths, count, _SEED, (backend, backend), batch, report)
+        one, two = drawn[0], drawn[1]
+        extract = VqFeatures()
+        real = None if reference is None else read_folder(reference, MAX_IMAGES, _SEED, one.size, report)
+        of_one, of_two = extract(one.images, report).values, extract(two.images, report).values
+        of_real = None if real is None else extract(real.images, report).values
+        return compare_sets(
+            of_one, of_two, of_real, label="vq", paired=measure_pairs(one.images, two.images, of_one, of_two),
+            settings=Settings(seed=_SEED), progress=report,
+        )  # fmt: skip

@@ -27,6 +27,9 @@ def bench(
     warmup: Annotated[int, typer.Option(min=0, help="Runs before them that are not counted.")] = 1,
     profile: Annotated[bool, typer.Option(help="Time the step's layers where the backend can.")] = True,
     cold_start: Annotated[bool, typer.Option(help="Time new processes to their first image.")] = True,
+    pixels: Annotated[
+        bool, typer.Option(help="Run the image decoder too; without, tokens alone: no pixels and no first image.")
+    ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all that was measured to this file.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with charts to this file.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="An earlier --json file to show ratios to.")] = None,
@@ -46,7 +49,7 @@ def bench(
 
         if html is not None:  # before the work, so that a library that is missing is told at once
             from aim_edge.export.bench_report import render_bench
-        settings = BenchSettings(parse_batches(batch), repeats, warmup, profile, cold_start)
+        settings = BenchSettings(parse_batches(batch), repeats, warmup, profile, cold_start, pixels)
         earlier = None if baseline is None else read_baseline(baseline, settings.batches)
         found = run_bench(bundle, backend, parse_options(backend, option or []), settings, report, open_meter)
     if earlier is not None:

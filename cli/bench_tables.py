@@ -19,6 +19,8 @@ def figures_table(found: dict[str, Any]) -> Table:
     """A row for each part of each batch, and below it the ratios to the baseline."""
     from rich.table import Table
 
+    from aim_edge.runtime.bench_figures import parts_of
+
     table = Table()
     columns = [column for column, _ in _COLUMNS]
     columns += [] if found["bandwidth"] is None else ["floor ms/step", "floor images/s", "x floor"]
@@ -29,7 +31,8 @@ def figures_table(found: dict[str, Any]) -> Table:
     baseline = found["baseline"]
     for one in found["batches"]:
         ratios = {} if baseline is None else baseline["ratios"].get(str(one["batch"]), {})
-        for part, name in _PART_NAMES.items():
+        for part in parts_of(found):
+            name = _PART_NAMES[part]
             if one[part] is None:
                 table.add_row(str(one["batch"]), name, "not run")
                 continue

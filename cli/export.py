@@ -14,7 +14,7 @@ from .console import megabytes, output, reporting
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A folder, a weight file or a hub id (owner/name); 'demo' is the bundled one.")
+        str, typer.Argument(help="A folder, a weight file or a hub id (owner/name); 'demo' and 'demo-gpt' are bundled.")
     ],
     out: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     lowering: Annotated[

@@ -90,5 +90,7 @@ def generate(
 
 def refuse_checkpoint_name(bundle: Path) -> None:
     """Helps whoever names the bundled checkpoint where a bundle is needed. Raises ValueError."""
-    if str(bundle) == "demo" and not bundle.exists():
-        raise ValueError("'demo' is a checkpoint, not a bundle; first: aim-edge export demo FOLDER, then name FOLDER")
+    if str(bundle) in ("demo", "demo-gpt") and not bundle.exists():
+        raise ValueError(
+            f"'{bundle}' is a checkpoint, not a bundle; first: aim-edge export {bundle} FOLDER, then name FOLDER"
+        )

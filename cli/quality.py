@@ -116,11 +116,11 @@ def _read_both(
         # Two folders: of the larger one as many as of the other. Chosen at random, as names are in order of class.
         sets = {i: one.take(n, seed) for i, one in sets.items()}
     if any(kinds):
-        sets |= _draw({i: path for i, path in enumerate((a, b)) if kinds[i]}, n, seed, backends, batch, report)
+        sets |= draw_bundles({i: path for i, path in enumerate((a, b)) if kinds[i]}, n, seed, backends, batch, report)
     return sets[0], sets[1]
 
 
-def _draw(
+def draw_bundles(
     bundles: dict[int, Path], n: int, seed: int, backends: tuple[str, str], batch: int, report: Report
 ) -> dict[int, ImageSet]:
     """The sets of the bundles: of classes that every bundle's usage policy allows, in turn."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from aim_edge.runtime.bench_figures import slowest
+from aim_edge.runtime.bench_figures import parts_of, slowest
 from aim_edge.runtime.bench_text import head, notes
 
 from .bench_svg import bars, batch_plot
@@ -42,6 +42,10 @@ def render_bench(found: Mapping[str, Any]) -> str:
     )
 
 
+def _asked(found: Mapping[str, Any]) -> dict[str, str]:
+    return {name: part for name, part in _PARTS.items() if part in parts_of(found)}
+
+
 def _rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each part of each batch; "timing" is None where it was not run."""
     ratios = {} if found["baseline"] is None else found["baseline"]["ratios"]
@@ -49,16 +53,16 @@ def _rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"batch": one["batch"], "name": name, "timing": one[part],
          "ratios": ratios.get(str(one["batch"]), {}).get(part), "floor": one["floor"] if part == "tokens" else None}
         for one in found["batches"]
-        for name, part in _PARTS.items()
+        for name, part in _asked(found).items()
     ]  # fmt: skip
 
 
 def _plots(found: Mapping[str, Any]) -> list[str]:
     ran = [one for one in found["batches"] if one["tokens"] is not None]
     batches = [one["batch"] for one in ran]
-    seconds = {name: [_figure(one[part], "median") for one in ran] for name, part in _PARTS.items()}
-    speed = {name: [_figure(one[part], "images_per_second") for one in ran] for name, part in _PARTS.items()}
-    speed.pop("pixels")
+    seconds = {name: [_figure(one[part], "median") for one in ran] for name, part in _asked(found).items()}
+    speed = {name: [_figure(one[part], "images_per_second") for one in ran] for name, part in _asked(found).items()}
+    speed.pop("pixels", None)
     if found["bandwidth"] is not None:
         speed["floor of tokens"] = [_figure(one["floor"], "images_per_second") for one in ran]
     return [

@@ -12,11 +12,12 @@ _WIDTH, _HEIGHT = 560, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 44, 34
 _BAR, _NAMES = 20, 250
 _LONGEST = 40
+_NAMES_A_LINE, _NAME_HEIGHT = 4, 14
 
 
 def batch_plot(
     title: str, batches: Sequence[int], series: Mapping[str, Sequence[float | None]], floor: str = "",
-    axis: str = "batch",
+    axis: str = "batch", inks: Mapping[str, int] | None = None, dashes: Mapping[str, str] | None = None,
 ) -> str:  # fmt: skip
     """Values by batch on a logarithmic scale; the batches stand side by side in the order given.
 
@@ -25,7 +26,9 @@ def batch_plot(
         batches: images at once.
         series: a value a batch by name; None where there is none.
         floor: the name of the series that is drawn dashed.
-        axis: the word below the batches.
+        axis: the word below the batches: they may be numbers of another thing.
+        inks: the place in INKS of a series; None gives each the next one.
+        dashes: SVG's stroke-dasharray of a series; one that is left out is drawn through.
 
     Returns:
         One <svg> element.
@@ -33,13 +36,16 @@ def batch_plot(
     positive = [value for values in series.values() for value in values if value is not None and value > 0]
     low = math.floor(math.log10(min(positive, default=0.1)))
     high = max(math.ceil(math.log10(max(positive, default=1.0))), low + 1)
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    down = _NAME_HEIGHT * ((len(series) - 1) // _NAMES_A_LINE)  # for the names of the series
+    height, top_edge = _HEIGHT + down, _TOP + down
+    right, bottom = _WIDTH - _RIGHT, height - _BOTTOM
+    dashes = {floor: "5 4"} | dict(dashes or {})
 
     def x(index: int) -> float:
         return _LEFT + (right - _LEFT) * (index + 0.5) / max(len(batches), 1)
 
     def y(value: float) -> float:
-        return bottom - (bottom - _TOP) * (math.log10(value) - low) / (high - low)
+        return bottom - (bottom - top_edge) * (math.log10(value) - low) / (high - low)
 
     parts = [f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>']
     for power in range(low, high + 1):
@@ -48,20 +54,26 @@ def batch_plot(
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
     for i, batch in enumerate(batches):
         parts.append(f'<text class="tick" x="{x(i):.1f}" y="{bottom + 15}" text-anchor="middle">{batch}</text>')
-    parts.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 3}" text-anchor="end">{escape(axis)}</text>')
+    parts.append(f'<text class="tick" x="{right}" y="{height - 3}" text-anchor="end">{escape(axis)}</text>')
     for i, (name, values) in enumerate(series.items()):
-        ink = INKS[i % len(INKS)]
+        ink = INKS[(i if inks is None else inks[name]) % len(INKS)]
         shown = [(x(j), y(v), batches[j], v) for j, v in enumerate(values) if v is not None and v > 0]
         path = " ".join(f"{left:.1f},{top:.1f}" for left, top, _, _ in shown)
-        dashes = ' stroke-dasharray="5 4"' if name == floor else ""
-        parts.append(f'<polyline fill="none" stroke="{ink}" stroke-width="1.6"{dashes} points="{path}"/>')
+        broken = f' stroke-dasharray="{dashes[name]}"' if dashes.get(name) else ""
+        parts.append(f'<polyline fill="none" stroke="{ink}" stroke-width="1.6"{broken} points="{path}"/>')
         parts += [
             f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{ink}"><title>{escape(name)}, {escape(axis)} {batch}: '
             f"{v:.4g}</title></circle>"
             for left, top, batch, v in shown
         ]
-        parts.append(f'<text class="tick" x="{_LEFT + 110 * i}" y="33" style="fill:{ink}">{escape(name)}</text>')
-    return svg(_WIDTH, _HEIGHT, title, parts)
+        at, line = _LEFT + 120 * (i % _NAMES_A_LINE), 33 + _NAME_HEIGHT * (i // _NAMES_A_LINE)
+        if dashes.get(name):
+            parts.append(
+                f'<line x1="{at - 16}" y1="{line - 4}" x2="{at - 2}" y2="{line - 4}" stroke="{ink}" stroke-width="1.6" '
+                f'stroke-dasharray="{dashes[name]}"/>'
+            )
+        parts.append(f'<text class="tick" x="{at}" y="{line}" style="fill:{ink}">{escape(name)}</text>')
+    return svg(_WIDTH, height, title, parts)
 
 
 def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> str:

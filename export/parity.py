@@ -133,13 +133,16 @@ def examine(
         if not state_every >= 1:
             raise ValueError(f"state_every is {state_every}; allowed: >= 1")
         if not isinstance(checkpoint, Checkpoint):
-            if manifest.family != "aim":
-                raise ValueError(
-                    f"{bundle} is a Transformer's, and load_checkpoint reads AiM's checkpoints only; give `checkpoint` "
-                    "as a Checkpoint, from Python, or compare with another bundle (--against)"
-                )
             tell("reading the checkpoint")
-            checkpoint = load_checkpoint(checkpoint or manifest.checkpoint.source)
+            try:
+                checkpoint = load_checkpoint(checkpoint or manifest.checkpoint.source)
+            except (FileNotFoundError, ValueError) as error:
+                if manifest.family == "aim":
+                    raise
+                raise ValueError(
+                    f"{bundle} is a Transformer's, and load_checkpoint does not read its checkpoint ({error}); give "
+                    "`checkpoint` as a Checkpoint, from Python, or compare with another bundle (--against)"
+                ) from error
         if checkpoint.sha256 != manifest.checkpoint.sha256:
             raise ValueError(
                 f"{checkpoint.source} has SHA-256 {checkpoint.sha256}, but the bundle was exported from "

@@ -22,9 +22,10 @@ from .bench_energy import OpenMeter, Power, open_power
 from .bench_figures import FORMAT, VERSION, group_kinds, timing
 from .bench_machine import describe_machine, describe_versions, open_device, peak_memory
 from .bundle import Bundle
+from .contract import Contract
 from .cuda import Device
 from .errors import BackendMissingError, EngineError, NonFiniteError
-from .floor import Floor, StepBytes, floor, measure_bandwidth, step_bytes
+from .floor import Floor, StepBytes, floor, measure_bandwidth, state_bytes, step_bytes
 from .generator import Generator
 from .provenance import bundle_digest
 
@@ -35,7 +36,8 @@ TIMED = {
     "the condition is set and the state zeroed before",
     "pixels": "Generator.decode_tokens: codes on the host to uint8 pixels on the host",
     "generate": "Generator.generate: condition, zeroed state, tokens and pixels",
-    "floor": "weights once and every ssm_state read and written once a step, over the measured bandwidth of copies",
+    "floor": "weights once and every ssm_state read and written once a step (of a Transformer's caches all positions "
+    "before read and one written, in the mean over the positions), over the measured bandwidth of copies",
     "energy": "mean of the GPU's power during the timed runs of a part, times their median, an image",
     "profile": "the step engine's layers, launch by launch: gaps between launches are part of it, and no CUDA graph "
     "is replayed; the draw of codes is not in it",
@@ -58,6 +60,7 @@ class BenchSettings:
         warmup: runs before them that are not counted.
         profile: time the step engine's layers where the backend can.
         cold_start: time new processes to their first image, as often as `repeats` and three times at most.
+        pixels: run the image decoder; without, tokens alone are measured, and no first image.
 
     Raises:
         ValueError: naming every field that is not what is allowed.
@@ -68,6 +71,7 @@ class BenchSettings:
     warmup: int = 1
     profile: bool = True
     cold_start: bool = True
+    pixels: bool = True
 
     def __post_init__(self) -> None:
         bad = []
@@ -112,7 +116,7 @@ def run_bench(
     """
     opened = Bundle.open(path)
     first = None
-    if settings.cold_start:  # first, while this process holds nothing of the device
+    if settings.cold_start and settings.pixels:  # first, while this process holds nothing of the device
         first = measure_first_images(path, backend, options, min(settings.repeats, _COLD_STARTS), progress)
     with Generator.open(opened, backend, **options) as generator:
         device, own = open_device(generator.backend)
@@ -131,7 +135,9 @@ def run_bench(
                     "path": str(opened.path), "name": opened.path.resolve().name, "digest": bundle_digest(manifest),
                     "checkpoint": asdict(manifest.checkpoint), "precision": manifest.precision,
                     "state_dtype": manifest.state_dtype, "lowering": manifest.lowering,
-                    "dims": asdict(manifest.contract.dims),
+                    "dims": asdict(manifest.contract.dims), "family": manifest.family,
+                    "state_bytes_per_image": state_bytes(manifest.contract),
+                    "weight_bytes": _weight_bytes(manifest.contract, bench.precision),
                 },
                 "backend": {
                     "name": backend, "options": dict(options), "description": generator.backend.describe(),
@@ -149,6 +155,14 @@ def run_bench(
         finally:
             if own and device is not None:
                 device.close()
+
+
+def _weight_bytes(contract: Contract, precision: str) -> int | None:
+    """Of the matrices that a step multiplies by, as they are run; None where that is not modelled."""
+    try:
+        return step_bytes(contract, precision).weights
+    except ValueError:
+        return None
 
 
 def _engines(generator: Generator) -> dict[str, Any] | None:
@@ -210,10 +224,11 @@ class _Bench:
             with self._generator.borrow_session(labels) as session:  # the one that `generate` takes again
                 found["tokens"] = self._time_tokens(session, batch, tokens)
                 found["graph_nodes"] = _graph_nodes(session)
-            part = "pixels"
-            found["pixels"] = self._time(part, batch, lambda: self._generator.decode_tokens(tokens))
-            part = "generate"
-            found["generate"] = self._time(part, batch, lambda: self._generator.generate(labels, seed=SEED))
+            if self._settings.pixels:
+                part = "pixels"
+                found["pixels"] = self._time(part, batch, lambda: self._generator.decode_tokens(tokens))
+                part = "generate"
+                found["generate"] = self._time(part, batch, lambda: self._generator.generate(labels, seed=SEED))
         except _NOT_RUN as error:
             found["not_run"] = f"{part}: {str(error) or type(error).__name__}"
         if found["tokens"] is not None:

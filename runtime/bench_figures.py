@@ -46,6 +46,11 @@ def timing(samples: Sequence[float], batch: int, steps: int | None = None) -> di
     return found if steps is None else found | {"ms_per_step": 1e3 * middle / steps}
 
 
+def parts_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of PARTS those that a measurement was asked for: tokens alone where pixels were left out."""
+    return PARTS if found["settings"].get("pixels", True) else PARTS[:1]
+
+
 def operator_kind(layer: str) -> str:
     """A layer's name without its numbers: MatMul_23 is MatMul."""
     return _NUMBER.sub("", layer).strip() or layer

@@ -18,8 +18,8 @@ def head(found: Mapping[str, Any]) -> list[str]:
     bundle, backend, machine = found["bundle"], found["backend"], found["machine"]
     sampling = ", ".join(f"{name} {value}" for name, value in found["settings"]["sampling"].items())
     lines = [
-        f"bundle: {bundle['name']}, {bundle['lowering']}, {bundle['precision']}, states {bundle['state_dtype']}, "
-        f"digest {bundle['digest'][:12]}",
+        f"bundle: {bundle['name']}, {bundle['lowering']}, {bundle['precision']}, states {bundle['state_dtype']}"
+        f"{_states(bundle)}, digest {bundle['digest'][:12]}",
         f"backend: {backend['description']}",
         f"machine: {machine['cpu']}, {machine['cpu_count']} processors, {machine['platform']}",
     ]
@@ -35,6 +35,11 @@ def head(found: Mapping[str, Any]) -> list[str]:
             f"engines: {engines['target']}, {engines['precision']}, {', '.join(engines['flags']) or 'no flags'}"
         )
     return [*lines, f"sampling: {sampling}"]
+
+
+def _states(bundle: Mapping[str, Any]) -> str:
+    size = bundle.get("state_bytes_per_image")  # a report from before they were told has none
+    return "" if size is None else f" of {megabytes(size)} an image of {bundle['dims']['num_tokens']} codes"
 
 
 def notes(found: Mapping[str, Any]) -> Iterator[str]:
@@ -77,7 +82,8 @@ def _floor(found: Mapping[str, Any]) -> str:
         return f"no floor: {found['floor_reason']}"
     return (
         f"floor: {megabytes(bandwidth['weight_bytes'])} of weights a step and "
-        f"{megabytes(bandwidth['state_bytes_per_row'])} of state read and written a row (two rows an image), at "
+        f"{megabytes(bandwidth['state_bytes_per_row'])} of state read and written a row (two rows an image"
+        f"{', in the mean over all positions' if found['bundle'].get('family') == 'gpt' else ''}), at "
         f"{bandwidth['bytes_per_second'] / 1e12:.3f} TB/s, which copies of {megabytes(bandwidth['copy_bytes'])} reach "
         "here"
     )

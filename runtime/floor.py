@@ -1,6 +1,8 @@
 """The least that a decoding step can cost on a GPU: the bytes that must move, over the speed at which it moves bytes.
 
-Weights that every step multiplies by are read once, whatever the batch; every ssm_state is read and written once.
+Weights that every step multiplies by are read once, whatever the batch; every ssm_state is read and written once. Of a
+Transformer's caches, the keys and values of all positions before are read and one position's are written: its floor is
+the mean over the positions, about half a full cache.
 Left out, as a step can do without or they are small: the adaLN projections (fixed for a whole image), conv_state (a
 ring of which a column is written; below 3% of ssm_state in the published sizes), norms, biases, embeddings' rows,
 activations and the draw of the codes. So no implementation that keeps its state in memory is faster than this.
@@ -28,8 +30,10 @@ class StepBytes:
     """What one step moves.
 
     Attributes:
-        weights: bytes of in_proj, out_proj and lm_head, read once a step.
-        state_per_row: bytes of one row's ssm_state, of all layers, read and written: twice its size.
+        weights: bytes of in_proj, out_proj and lm_head, read once a step; of a Transformer, those of attention, MLP and
+            head.
+        state_per_row: bytes of one row's ssm_state, of all layers, read and written: twice its size; of a Transformer's
+            caches the mean over the positions.
     """
 
     weights: int
@@ -40,22 +44,26 @@ class StepBytes:
         return self.weights + 2 * batch * self.state_per_row
 
 
+def state_bytes(contract: Contract) -> int:
+    """Bytes of the states of one image, two rows, of all layers: what a decoding image holds, moved or not."""
+    return 2 * sum(math.prod(state.shape) * _SIZES[state.dtype] for state in contract.states)
+
+
 def step_bytes(contract: Contract, precision: str) -> StepBytes:
     """What a step of this model must move.
 
     Args:
-        contract: of an AiM model with Mamba-2.
+        contract: of an AiM model with Mamba-2, or of a Transformer.
         precision: "float32" or "float16", of the weights as the engine has them; the states' is in the contract.
 
     Raises:
-        ValueError: a Mamba-1 model, whose state need not leave the chip in the same way; a Transformer, whose
-            attention reads more with every code; an unknown precision.
+        ValueError: a Mamba-1 model, whose state need not leave the chip in the same way; an unknown precision.
     """
     dims = contract.dims
     if precision not in _SIZES:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(_SIZES)}")
-    if contract.family != "aim":
-        raise ValueError("the model is a Transformer, whose floor is not modelled; that of AiM with Mamba-2 is")
+    if contract.family == "gpt":
+        return _transformer_bytes(contract, precision)
     if dims.headdim == 1:
         raise ValueError("the model is Mamba-1 (headdim is 1), whose floor is not modelled; Mamba-2 is")
     d_inner = dims.nheads * dims.headdim
@@ -65,6 +73,18 @@ def step_bytes(contract: Contract, precision: str) -> StepBytes:
     ssm = [state for state in contract.states if state.input.startswith("ssm_state")]
     state = sum(math.prod(state.shape) * _SIZES[state.dtype] for state in ssm)
     return StepBytes(weights * _SIZES[precision], 2 * state)
+
+
+def _transformer_bytes(contract: Contract, precision: str) -> StepBytes:
+    dims = contract.dims
+    # As published: two thirds of 4 * d_model, rounded up to 256; the sizes of a contract do not have it.
+    hidden = -(-(8 * dims.d_model // 3) // 256) * 256
+    layer = (4 * dims.d_model + 3 * hidden) * dims.d_model
+    weights = dims.n_layer * layer + dims.vocab_size * dims.d_model
+    caches = sum(math.prod(state.shape) * _SIZES[state.dtype] for state in contract.states)
+    # Position p reads p lines and writes one: (T - 1) / 2 + 1 in the mean.
+    moved = caches // dims.num_tokens * (dims.num_tokens + 1) // 2
+    return StepBytes(weights * _SIZES[precision], moved)
 
 
 @dataclass(frozen=True)

