@@ -38,6 +38,8 @@ class GraphBuilder:
     def __init__(self, opset: int, precision: str, *, function: bool = False) -> None:
         self.opset = opset
         self.base = self.precision = precision
+        self.mixed = False  # whether some of it is `computing` in another precision
+        self.like: ir.Value | None = None  # of a body for both: activations are of this input's dtype
         self._function = function
         self.domains: dict[str, int] = {"": opset}
         self._tape = tape.Tape()
@@ -139,6 +141,8 @@ class GraphBuilder:
 
     def act(self, x: ir.Value) -> ir.Value:
         """Back to the activations' dtype."""
+        if self.like is not None:
+            return self.op("CastLike", x, self.like)
         return x if self.precision == "float32" else self.cast(x, self.precision)
 
     def convert(self, x: ir.Value, source: str, target: str) -> ir.Value:

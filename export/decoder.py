@@ -99,6 +99,7 @@ class _Decoder:
         self.spec = contract.graphs[self.name]
         self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
+        self.g.mixed = bool(self.keep_float32)
         self.w = Weights(model, self.g)
         self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
 

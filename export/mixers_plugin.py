@@ -84,19 +84,19 @@ class Plugin(Recurrence):
     def _call(self, name: str, *inputs: ir.Value, outputs: int, **attributes: Any) -> tuple[ir.Value, ...]:
         """A node of our domain; the first of its kind also makes the function that is its body."""
         attributes = {"aim_edge_version": VERSION, **attributes}
-        g = self.builder
-        overload = "" if g.precision == g.base else g.precision  # of a layer that is kept in float32
-        if name + overload not in self.functions:
-            self.functions[name + overload] = self._body(name, len(inputs), list(attributes), overload)
-        return g.ops(name, *inputs, outputs=outputs, domain=DOMAIN, overload=overload, **attributes)
+        if name not in self.functions:
+            self.functions[name] = self._body(name, len(inputs), list(attributes))
+        return self.builder.ops(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
 
-    def _body(self, name: str, count: int, attributes: Sequence[str], overload: str) -> ir.Function:
-        g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
+    def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
+        g = GraphBuilder(self.builder.opset, self.builder.base, function=True)
         # The bodies take any length, so they are written over the sequence form.
         primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
         inputs = [ir.val(f"input_{i}") for i in range(count)]
+        if self.builder.mixed:
+            g.like = inputs[0]
         results = _BODIES[name](primitive, *inputs)
-        return g.function(DOMAIN, name, inputs, results, attributes, overload)
+        return g.function(DOMAIN, name, inputs, results, attributes)
 
 
 class PluginFused(Plugin):
