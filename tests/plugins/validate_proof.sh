@@ -57,7 +57,7 @@ check() {
         echo "FAIL  $name: no engines: $(tail -n 1 "$OUT/$name.log")" >"$work/$name.verdict"
         return
     fi
-    edge validate "$bundle" --backend "$backend" --against "$work/all/reference" --images 2 --state-every 16 \
+    edge validate "$bundle" --backend "$backend" --against "$work/all/reference" --against-option threads=3 \
         --html "$OUT/$name.html" --json "$OUT/$name.json" >>"$OUT/$name.log" 2>&1
     status=$?
     if [ "$status" = "$wanted" ] && [ -s "$OUT/$name.html" ] && [ -s "$OUT/$name.json" ]; then

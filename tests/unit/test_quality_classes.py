@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import missing
 from PIL import Image
 from test_quality import pictures, save
 
@@ -90,7 +91,10 @@ def test_bundles_and_marked_files_agree_with_their_class_and_others_say_why_not(
 
 def make_clip(folder: Path) -> Path:
     """A CLIP model of random weights with a tokenizer of single letters, as transformers saves it."""
-    transformers = pytest.importorskip("transformers", reason="NOT RUN: needs transformers")
+    try:
+        import transformers
+    except ImportError as error:
+        missing(f"transformers ({error})")
     import torch
 
     folder.mkdir()
