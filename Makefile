@@ -27,9 +27,11 @@ lint: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable ".[c2pa,export,ort,dev,plugin-test,tensorrt-rtx]"
+	$(BIN)/python -m pip install --quiet --editable ".[c2pa,clip,export,ort,dev,plugin-test,tensorrt-rtx]"
 	@# It has TensorRT 10.14's headers; its own needs (Triton, a CUDA PyTorch) are of no use here.
 	$(BIN)/python -m pip install --quiet --no-deps kernel-lens==2.0.1
+	@# It pulls torchvision, of which there is no build for this PyTorch; what is used of it needs none.
+	$(BIN)/python -m pip install --quiet --no-deps torch-fidelity==0.4.0
 	touch $(READY)
 
 clean:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,12 @@ def export(
             help="The image decoder's convolutions as operators with their norms; plugin-fused in float16 only.",
         ),
     ] = False,
+    keep_float32: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="LAYER", help="Keep this layer of a float16 bundle in float32; may be given again. See: validate."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
@@ -37,7 +44,7 @@ def export(
     """Export a trained checkpoint as a bundle of ONNX graphs."""
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
-        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32 or (),
     )  # fmt: skip
     folder = shlex.quote(str(out))
     output.print(f"next: aim-edge validate {folder} --checkpoint {shlex.quote(checkpoint)} --record", soft_wrap=True)
@@ -46,7 +53,7 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None,
+    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None, keep_float32: Collection[int] = (),
 ) -> None:  # fmt: skip
     """Exports with progress shown and says what was written."""
     begin = time.perf_counter()
@@ -57,7 +64,7 @@ def write_bundle(
 
         folder = export_bundle(
             checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype,
-            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aim_edge.export.quality import Figure, QualityReport
-    from aim_edge.export.quality_features import ImageSet
+    from aim_edge.export.quality_clip import ClipScore
+    from aim_edge.export.quality_features import Features, ImageSet
+    from aim_edge.export.quality_inception import InceptionFeatures
 
 _STATUS = {"same": 0, "better": 0, "worse": 1, "different": 1, "can't tell": 2}
 _COUNT = 500
+PROMPT = "a picture of {}"
 
 
 def quality(
@@ -37,9 +41,14 @@ def quality(
     features: Annotated[
         str, typer.Option(help="vq (the demo's tokenizer, offline) or inception (torch-fidelity).")
     ] = "vq",
-    inception_weights: Annotated[
-        Path | None, typer.Option(help="Inception's weight file.", show_default="torch-fidelity's own")
+    inception: Annotated[
+        Path | None,
+        typer.Option(help="Inception's weight file.", show_default="AIM_EDGE_INCEPTION, else torch-fidelity's own"),
     ] = None,
+    clip: Annotated[
+        Path | None, typer.Option(help="Folder of a CLIP model: scores images by their class's name.")
+    ] = None,
+    clip_prompt: Annotated[str, typer.Option(help="What CLIP compares with; {} is the class's name.")] = PROMPT,
     resamples: Annotated[int, typer.Option(min=40, help="Bootstrap resamples, and random halves.")] = 200,
     tolerance: Annotated[
         float, typer.Option(help="Share of A's distance to the reference that still counts as the same.")
@@ -55,21 +64,25 @@ def quality(
         raise FileNotFoundError(f"{json_file}: there is no folder {json_file.absolute().parent}")
     if features not in ("vq", "inception"):
         raise ValueError(f"--features is {features!r}; allowed: vq, inception")
-    if inception_weights is not None and features != "inception":
-        raise ValueError("--inception-weights is for --features inception; give that too")
+    if inception is not None and features != "inception":
+        raise ValueError("--inception is for --features inception; give that too")
     for path in (a, b):
         refuse_checkpoint_name(path)
     with reporting() as report:
         report("loading PyTorch")
         from aim_edge.export.quality import MAX_IMAGES, Settings, compare_sets, measure_pairs
-        from aim_edge.export.quality_features import InceptionFeatures, VqFeatures, fidelity_figures, read_folder
+        from aim_edge.export.quality_classes import add_classes
+        from aim_edge.export.quality_features import VqFeatures, read_folder
 
         if count is not None and count > MAX_IMAGES:
             raise ValueError(f"--count is {count}; allowed: 2..{MAX_IMAGES}")
+        scorer = None if clip is None else _open_clip(clip, clip_prompt)
         extract: VqFeatures | InceptionFeatures
         if features == "inception":
+            from aim_edge.export.quality_inception import InceptionFeatures
+
             # Too slow to resample: the roots of 2048 x 2048 matrices, for every resample.
-            settings, extract = Settings(resamples, seed, tolerance, ("kernel",)), InceptionFeatures(inception_weights)
+            settings, extract = Settings(resamples, seed, tolerance, ("kernel",)), InceptionFeatures(inception)
         else:
             settings, extract = Settings(resamples, seed, tolerance), VqFeatures()
         one, two = _read_both(a, b, count, MAX_IMAGES, seed, (backend, backend_b or backend), batch, report)
@@ -86,16 +99,66 @@ def quality(
             settings=settings, progress=report,
         )  # fmt: skip
         fidelity: dict[str, dict[str, float]] = {}
-        if features == "inception":
+        computed_by = ""
+        if isinstance(extract, VqFeatures):
+            found = add_classes(found, (of_one.values, one.labels), (of_two.values, two.labels))
+        else:
             report("computing torch-fidelity's figures")
-            sides = {"A-R": of_one, "B-R": of_two} if of_real is not None else {"B-A": of_two}
-            fidelity = {key: fidelity_figures(side, of_real or of_one) for key, side in sides.items()}
+            found, fidelity, computed_by = _add_inception(found, extract.warnings, of_one, of_two, of_real)
+        if scorer is not None:
+            found = _add_clip(found, scorer, one, two, report)
     if json_file is not None:
         sources = {"A": one.source, "B": two.source, "reference": None if real is None else real.source}
-        write_json(json_file, {"sources": sources, **found.to_dict(), "torch_fidelity": fidelity})
-    _show(found, one, two, real, fidelity)
+        write_json(json_file, {"sources": sources, **found.to_dict(), "torch_fidelity": fidelity,
+                               "torch_fidelity_by": computed_by})  # fmt: skip
+    _show(found, one, two, real, fidelity, computed_by)
     if _STATUS[found.verdict]:
         raise typer.Exit(_STATUS[found.verdict])
+
+
+def _open_clip(folder: Path, prompt: str) -> ClipScore:
+    from aim_edge.export.quality_clip import ClipScore
+
+    return ClipScore(folder, prompt)
+
+
+def _add_clip(
+    found: QualityReport, score: ClipScore, one: ImageSet, two: ImageSet, report: Report
+) -> QualityReport:
+    """The report with CLIP's row. Raises ValueError where the class of an image is not known."""
+    from aim_edge.export.quality_classes import mean_row
+
+    values = []
+    for side in (one, two):
+        names = [label for label in side.labels if label is not None]
+        if len(names) < len(side.labels):
+            raise ValueError(
+                f"--clip: {len(side.labels) - len(names)} images of {side.source} do not say their class; expected a "
+                "bundle with class names, or files with aim-edge's marks"
+            )
+        values.append(score(side.images, names, report))
+    row = mean_row("clip-score", *values, paired=found.paired is not None, settings=found.settings)
+    return replace(found, rows=(*found.rows, row))
+
+
+def _add_inception(
+    found: QualityReport, warnings: tuple[str, ...], one: Features, two: Features, real: Features | None
+) -> tuple[QualityReport, dict[str, dict[str, float]], str]:
+    """The report with the Inception score's row, and torch-fidelity's figures with who computed them."""
+    from aim_edge.export.quality_classes import score_row
+    from aim_edge.export.quality_inception import fidelity_figures
+
+    sides = {"A-R": one, "B-R": two} if real is not None else {"B-A": two}
+    fidelity, by = {}, ""
+    for key, side in sides.items():
+        fidelity[key], by = fidelity_figures(side, real or one)
+    rows = found.rows
+    if one.logits is not None and two.logits is not None:
+        pairs, settings = found.paired is not None, found.settings
+        rows = (*rows, score_row("inception-score", one.logits.astype(float), two.logits.astype(float), paired=pairs,
+                                 settings=settings))  # fmt: skip
+    said = "inception-score is of all images at once, torch-fidelity's inception_score_mean of ten parts"
+    return replace(found, rows=rows, warnings=(*found.warnings, *warnings, said)), fidelity, by
 
 
 def _read_both(
@@ -129,10 +192,19 @@ def draw_bundles(
     from aim_edge.runtime.policy import UsagePolicy
 
     opened = {i: Bundle.open(path) for i, path in bundles.items()}
-    counts = {bundle.manifest.contract.dims.num_classes for bundle in opened.values()}
-    if len(counts) > 1:
-        raise ValueError(f"the bundles have {' and '.join(map(str, sorted(counts)))} classes; expected as many")
-    classes = set(range(counts.pop()))
+    dims = [bundle.manifest.contract.dims for bundle in opened.values()]
+    kinds = {
+        "classes": [str(d.num_classes) for d in dims],
+        "codes in their vocabularies": [str(d.vocab_size) for d in dims],
+        "pixels an image": [f"{d.image_height} x {d.image_width}" for d in dims],
+    }
+    differing = [f"{' and '.join(values)} {what}" for what, values in kinds.items() if len(set(values)) > 1]
+    if differing:
+        raise ValueError(
+            f"the bundles have {', '.join(differing)}; expected as many, for draws to be pairs (two folders of images "
+            "need only be of one size)"
+        )
+    classes = set(range(dims[0].num_classes))
     for bundle in opened.values():
         policy = UsagePolicy.of_bundle(bundle)
         if policy is not None:
@@ -151,8 +223,9 @@ def _is_bundle(path: Path) -> bool:
 
 
 def _show(
-    found: QualityReport, one: ImageSet, two: ImageSet, real: ImageSet | None, fidelity: dict[str, dict[str, float]]
-) -> None:
+    found: QualityReport, one: ImageSet, two: ImageSet, real: ImageSet | None, fidelity: dict[str, dict[str, float]],
+    computed_by: str,
+) -> None:  # fmt: skip
     for key, images in (("A", one), ("B", two), ("R", real)):
         if images is not None:
             output.print(f"{key}: {len(images.images)} of {images.found} images: {images.source}", soft_wrap=True)
@@ -166,7 +239,7 @@ def _show(
         )  # fmt: skip
     for key, figures in fidelity.items():
         said = ", ".join(f"{name} {value:.6g}" for name, value in figures.items())
-        output.print(f"torch-fidelity {key}: {said}", soft_wrap=True)
+        output.print(f"{key}: {said} (by {computed_by})", soft_wrap=True)
     for warning in found.warnings:
         errors.print(f"warning: {warning}", soft_wrap=True)
     output.print(f"B against A: {found.verdict}: {found.reason}", soft_wrap=True)

@@ -35,7 +35,7 @@ def validate(
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="Compare with this bundle, which may be the same one, and not with PyTorch."),
+        typer.Option(help="Compare with this bundle, which may be the same one, or with this checkpoint in PyTorch."),
     ] = None,
     against_backend: Annotated[
         str | None, typer.Option(help="What the bundle of --against runs on.", show_default="ort-cpu")
@@ -58,9 +58,11 @@ def validate(
     for file in (html, json_file):
         if file is not None and not file.absolute().parent.is_dir():
             raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
+    if against is not None and checkpoint is None and _is_checkpoint(against):
+        checkpoint, against = str(against), None
     if against is None:
         if against_backend is not None or against_option:
-            raise ValueError("--against-backend and --against-option say how --against runs; give that too")
+            raise ValueError("--against-backend and --against-option say how a bundle of --against runs; give that too")
         report = compare(
             bundle, checkpoint, backend, images, steps, seed, record=record, state_every=state_every, html=html,
             option=option or (),
@@ -81,10 +83,18 @@ def validate(
         raise typer.Exit(GATE_FAILED)
 
 
+def _is_checkpoint(path: Path) -> bool:
+    """A folder with config.json, a weight file, or the bundled one by its name; a bundle is none."""
+    if (path / "manifest.json").exists():
+        return False
+    return str(path) == "demo" or path.is_file() or (path / "config.json").is_file()
+
+
 def _show(report: ParityReport, all_steps: bool) -> None:
     output.print(f"{report.compared()}: {report.images} images, logits before guidance", soft_wrap=True)
     output.print(steps_table(report, all_steps))
     output.print(states_line(report), soft_wrap=True)
+    output.print(report.drift_line(), soft_wrap=True)
     output.print(report.line(), soft_wrap=True)
     for warning in report.warnings:
         output.print(f"warning: {warning}", soft_wrap=True)
@@ -170,10 +180,13 @@ _BADNESS: dict[str, Callable[[StepParity], float]] = {
     "cosine": lambda s: -s.cosine,
     "norm ratio": lambda s: abs(s.norm_ratio - 1),
     "max |diff|": lambda s: s.max_abs,
+    "relative": lambda s: s.max_rel,
     "top-1": lambda s: -s.top1,
     "top-5": lambda s: -s.top5,
     "KL": lambda s: s.kl,
 }
+
+_MEASURES = ("cosine", "norm_ratio", "max_abs", "max_rel", "top1", "top5", "kl")
 
 
 def steps_table(report: ParityReport, all_steps: bool) -> Table:
@@ -195,16 +208,16 @@ def steps_table(report: ParityReport, all_steps: bool) -> Table:
     by_step = {s.step: s for s in report.steps}
     for step in sorted(notes):
         s = by_step[step]
-        cells = _cells(s.cosine, s.norm_ratio, s.max_abs, s.top1, s.top5, s.kl)
+        cells = _cells(s.cosine, s.norm_ratio, s.max_abs, s.max_rel, s.top1, s.top5, s.kl)
         table.add_row(str(step), *cells, ", ".join(notes[step]))
     worst_of = report.worst()
     table.add_section()
-    totals = _cells(*(worst_of[name] for name in ("cosine", "norm_ratio", "max_abs", "top1", "top5", "kl")))
+    totals = _cells(*(worst_of[name] for name in _MEASURES))
     table.add_row(f"all {len(report.steps)}", *totals, "worst; top-1, top-5 and KL: mean")
     gates = report.gates
     limits = (
         _limit(">= {:g}", gates.cosine), _limit("1 +- {:g}", gates.norm_ratio), _limit("<= {:g}", gates.max_abs),
-        _limit(">= {:.2%}", gates.top1), "none", "none",
+        "none", _limit(">= {:.2%}", gates.top1), "none", "none",
     )  # fmt: skip
     table.add_row("gate", *limits, "of every step")
     return table
@@ -228,8 +241,12 @@ def states_line(report: ParityReport) -> str:
     )
 
 
-def _cells(cosine: float, norm_ratio: float, max_abs: float, top1: float, top5: float, kl: float) -> tuple[str, ...]:
-    return f"{cosine:.8f}", f"{norm_ratio:.6f}", f"{max_abs:.2e}", f"{top1:.2%}", f"{top5:.2%}", f"{kl:.2e}"
+def _cells(
+    cosine: float, norm_ratio: float, max_abs: float, max_rel: float, top1: float, top5: float, kl: float
+) -> tuple[str, ...]:
+    """In the order of `_MEASURES`."""
+    exact = f"{cosine:.8f}", f"{norm_ratio:.6f}", f"{max_abs:.2e}", f"{max_rel:.2e}"
+    return *exact, f"{top1:.2%}", f"{top5:.2%}", f"{kl:.2e}"
 
 
 def _limit(form: str, value: float | None) -> str:

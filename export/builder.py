@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ class GraphBuilder:
 
     def __init__(self, opset: int, precision: str, *, function: bool = False) -> None:
         self.opset = opset
-        self.precision = precision
+        self.base = self.precision = precision
+        self.mixed = False  # whether some of it is `computing` in another precision
+        self.like: ir.Value | None = None  # of a body for both: activations are of this input's dtype
         self._function = function
         self.domains: dict[str, int] = {"": opset}
         self._tape = tape.Tape()
@@ -44,6 +47,15 @@ class GraphBuilder:
         self._weights: dict[str, ir.Value] = {}
         self._inputs: list[ir.Value] = []
         self._count = 0
+
+    @contextmanager
+    def computing(self, precision: str) -> Iterator[None]:
+        """What is added meanwhile has this precision."""
+        self.precision = precision
+        try:
+            yield
+        finally:
+            self.precision = self.base
 
     def op(self, kind: str, /, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
         """One node with one output."""
@@ -129,6 +141,8 @@ class GraphBuilder:
 
     def act(self, x: ir.Value) -> ir.Value:
         """Back to the activations' dtype."""
+        if self.like is not None:
+            return self.op("CastLike", x, self.like)
         return x if self.precision == "float32" else self.cast(x, self.precision)
 
     def convert(self, x: ir.Value, source: str, target: str) -> ir.Value:

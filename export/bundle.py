@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from aim_edge.runtime.policy import POLICY, UsagePolicy
 from aim_edge.runtime.sampler import SamplingConfig
 
 from .builder import drop_bodies
-from .decoder import condition_graph, decoder_graph
+from .decoder import check_keep_float32, condition_graph, decoder_graph
 from .decoder_gpt import check_gpt_lowering, gpt_condition_graph, gpt_decoder_graph
 from .dims import model_dims
 from .lowerings import LOWERINGS
@@ -40,6 +40,7 @@ def export_bundle(
     precision: str = "float32",
     state_dtype: str = "float32",
     fused_convolutions: bool = False,
+    keep_float32: Collection[int] = (),
     overwrite: bool = False,
     policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -58,6 +59,8 @@ def export_bundle(
         state_dtype: "float32" or "float16", of conv_state and ssm_state; of a Transformer, k_cache and v_cache.
         fused_convolutions: vq_decode's convolutions are operators of ours, too, with the norms around them; only with
             the lowering "plugin-fused" in float16.
+        keep_float32: layers (from 0) that compute in float32 in a float16 bundle, weights included; in any lowering but
+            "plugin-fused". What `validate` proposes where half precision breaks a gate.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -81,12 +84,15 @@ def export_bundle(
         check_fused_convolutions(lowering, precision)
     if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
         check_gpt_lowering(lowering)
+        if keep_float32:
+            raise ValueError(f"keep_float32 is {sorted(keep_float32)}; it is for AiM models, not for a Transformer")
     rules = None if policy is None else UsagePolicy.load(policy)
     tell = progress or (lambda what, done, total: None)
     with new_bundle(Path(out), overwrite=overwrite) as folder:
         tell("reading the checkpoint", 0, 6)
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         dims = model_dims(loaded.aim.config, loaded.vq.config)
+        check_keep_float32(keep_float32, dims.n_layer, lowering, precision)
         if rules is not None:
             rules.denied_ids(dims.num_classes, loaded.class_names)
             (folder / POLICY).write_text(rules.to_json(), encoding="utf-8")
@@ -96,7 +102,7 @@ def export_bundle(
             transposed = LOWERINGS[lowering].recurrence.transposed_state
             contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
         decoder = FusedTokenizer if fused_convolutions else Tokenizer
-        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder))
+        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder, keep_float32))
         with_bodies = any(model.functions for model in models.values())
         shared = None
         if with_bodies or sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
@@ -120,6 +126,7 @@ def export_bundle(
             state_dtype=state_dtype,
             lowering=lowering,
             fused_convolutions=fused_convolutions,
+            keep_float32=tuple(sorted(set(keep_float32))),
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
             checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
             files=record_files(folder),
@@ -140,6 +147,7 @@ def _graphs(
     precision: str,
     state_dtype: str,
     decoder: type[Tokenizer],
+    keep_float32: Collection[int],
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
     model = checkpoint.aim
@@ -151,6 +159,8 @@ def _graphs(
         yield "condition", condition_graph(model, contract, lowering, precision)
         for name in ("step", "scan"):
             sequence = name == "scan"
-            yield name, decoder_graph(model, contract, lowering, precision, state_dtype, sequence=sequence)
+            yield name, decoder_graph(
+                model, contract, lowering, precision, state_dtype, sequence=sequence, keep_float32=keep_float32
+            )
     yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision, decoder)
     yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

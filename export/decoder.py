@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx_ir as ir
 
 from aim_edge.aim.config import AimConfig
@@ -54,14 +56,26 @@ def condition_graph(model: AimModel, contract: Contract, lowering: str, precisio
 
 
 def decoder_graph(
-    model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool
-) -> ir.Model:
-    """The step graph, or with `sequence` the scan graph."""
-    return _Decoder(model, contract, lowering, precision, state_dtype, sequence).build()
+    model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool,
+    keep_float32: Collection[int] = (),
+) -> ir.Model:  # fmt: skip
+    """The step graph, or with `sequence` the scan graph; the layers of `keep_float32` compute in float32."""
+    return _Decoder(model, contract, lowering, precision, state_dtype, sequence, keep_float32).build()
 
 
-# What a mixer or an MLP gave, in the activations' dtype, and the index of the vector that gates it.
-Branch = tuple[ir.Value, int]
+def check_keep_float32(layers: Collection[int], n_layer: int, lowering: str, precision: str) -> None:
+    """Raises ValueError where these layers cannot be kept in float32."""
+    if bad := [i for i in layers if type(i) is not int or not 0 <= i < n_layer]:
+        raise ValueError(f"keep_float32 holds {bad}; allowed: layers 0..{n_layer - 1}")
+    if layers and (precision != "float16" or lowering == "plugin-fused"):
+        raise ValueError(
+            f"keep_float32 is {sorted(layers)} with lowering {lowering!r} and precision {precision!r}; it is for "
+            "float16, in a lowering other than plugin-fused, whose operators hold several layers' parts"
+        )
+
+
+# What a mixer or an MLP gave, its dtype, and the index of the vector that gates it.
+Branch = tuple[ir.Value, str, int]
 
 
 class _Decoder:
@@ -75,18 +89,22 @@ class _Decoder:
         precision: str,
         state_dtype: str,
         sequence: bool,
+        keep_float32: Collection[int] = (),
     ) -> None:
+        check_keep_float32(keep_float32, model.config.n_layer, lowering, precision)
+        self.keep_float32 = frozenset(keep_float32)
         chosen = LOWERINGS[lowering]
         self.config: AimConfig = model.config
         self.name = "scan" if sequence else "step"
         self.spec = contract.graphs[self.name]
         self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
+        self.g.mixed = bool(self.keep_float32)
         self.w = Weights(model, self.g)
         self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
 
     def build(self) -> ir.Model:
-        g, w, config = self.g, self.w, self.config
+        g, config = self.g, self.config
         given = g.inputs(self.spec.inputs)
         count = config.n_layer * config.adaln_factor
         self.modulation = given["modulation"]
@@ -97,28 +115,38 @@ class _Decoder:
         residual = self._embed(given)
         branch: Branch | None = None
         for i in range(config.n_layer):
-            prefix, first = f"backbone.layers.{i}", i * config.adaln_factor
-            # Published order with an MLP: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp.
-            width = 2 if config.d_intermediate else 1
-            shift, scale, gate = (first + k * width for k in range(3))
-            x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
-            x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
-            inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
-            y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
-            branch = self.recurrence.linear(y, f"{prefix}.mixer.out_proj"), gate
-            outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
-            if config.d_intermediate:
-                x, residual = self._enter(residual, branch, f"{prefix}.norm2.weight", shift + 1, scale + 1)
-                value, gated = g.split(w.linear(x, f"{prefix}.mlp.fc1"), [config.mlp_hidden] * 2)
-                branch = w.linear(g.op("Mul", value, g.silu(gated)), f"{prefix}.mlp.fc2"), gate + 1
+            with g.computing("float32" if i in self.keep_float32 else g.base):
+                residual, branch = self._layer(i, residual, branch, given, outputs)
         outputs["logits"] = self._head(self._joined(residual, branch), given["final_modulation"])
         return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
+
+    def _layer(
+        self, i: int, residual: ir.Value, branch: Branch | None, given: dict[str, ir.Value],
+        outputs: dict[str, ir.Value],
+    ) -> tuple[ir.Value, Branch]:  # fmt: skip
+        """Adds a layer, and its new states to the outputs."""
+        g, w, config = self.g, self.w, self.config
+        prefix, first = f"backbone.layers.{i}", i * config.adaln_factor
+        # Published order with an MLP: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp.
+        width = 2 if config.d_intermediate else 1
+        shift, scale, gate = (first + k * width for k in range(3))
+        x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
+        x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
+        inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
+        y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
+        branch = self.recurrence.linear(y, f"{prefix}.mixer.out_proj"), g.precision, gate
+        outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
+        if config.d_intermediate:
+            x, residual = self._enter(residual, branch, f"{prefix}.norm2.weight", shift + 1, scale + 1)
+            value, gated = g.split(w.linear(x, f"{prefix}.mlp.fc1"), [config.mlp_hidden] * 2)
+            branch = w.linear(g.op("Mul", value, g.silu(gated)), f"{prefix}.mlp.fc2"), g.precision, gate + 1
+        return residual, branch
 
     def _enter(self, residual: ir.Value, branch: Branch | None, norm: str, shift: int, scale: int) -> Pair:
         """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
         weight, eps = self.w.full(norm), self.config.norm_epsilon
         if branch is not None and isinstance(self.recurrence, PluginFused) and not self.sequence:
-            y, gate = branch
+            y, _, gate = branch
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
         residual = self._joined(residual, branch)
@@ -128,8 +156,8 @@ class _Decoder:
         g = self.g
         if branch is None:
             return residual
-        y, gate = branch
-        return g.op("Add", residual, g.op("Mul", g.core(y), self.vectors[gate]))
+        y, dtype, gate = branch
+        return g.op("Add", residual, g.op("Mul", g.convert(y, dtype, "float32"), self.vectors[gate]))
 
     def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
         """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""

@@ -14,7 +14,7 @@ class Finding:
     Attributes:
         cause: "weights-of-another-layer", "weight-sign", "weight-altered", "weight-not-finite", "stale-vq",
             "vq-graph", "guidance-rows-swapped", "position-offset", "layers-swapped", "states-exchanged",
-            "state-transposed", "overflow", "near-overflow" or "first-outside".
+            "state-transposed", "overflow", "near-overflow", "half-precision" or "first-outside".
         where: the layer, state, weight or graph, as the bundle names it.
         certainty: one of `CERTAINTIES`. "certain": read from the files, or the one change that makes the
             bundle match; "likely": measured, more than one cause would look so; "possible": a hint.

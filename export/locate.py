@@ -11,11 +11,13 @@ from pathlib import Path
 
 from aim_edge.aim.checkpoint import Checkpoint
 from aim_edge.aim.gpt import GptModel
+from aim_edge.aim.model import AimModel
 from aim_edge.runtime import Generator
 
 from .diagnosis import Diagnosis, Finding
 from .parity import Examination, examine, find_failures, outside
 from .search import Search
+from .sensitivity import STEPS, propose
 from .weight_check import WeightCheck, check_weights
 from .weight_findings import weight_findings, weight_note
 
@@ -58,8 +60,44 @@ def locate(
         elif broken is not None:
             tell("decoding again, to the first step that left the gates")
             findings += Search.of(generator, seen, broken).findings(explained=bool(findings))
+            if report.precision == "float16" and not _explained(findings):
+                _half_precision(seen, generator.bundle.manifest.keep_float32, tell, findings, notes)
     findings += _image_findings(seen, weights, decoded_well=broken is None)
     return Diagnosis.of(findings, notes)
+
+
+_LACK_PRECISION = ("overflow", "near-overflow", "first-outside", "weight-not-finite")
+
+
+def _explained(findings: list[Finding]) -> bool:
+    """Whether there is a cause that more precision would not cure."""
+    return any(f.cause not in _LACK_PRECISION for f in findings)
+
+
+def _half_precision(
+    seen: Examination, kept: tuple[int, ...], tell: Callable[[str], None], findings: list[Finding], notes: list[str]
+) -> None:
+    """Adds the layers to keep in float32, or that half precision is not why."""
+    model = seen.checkpoint.aim
+    if not isinstance(model, AimModel):
+        return
+    tell("rounding PyTorch's layers to float16, one after another")
+    found = propose(model, seen.labels, seen.tokens, seen.report.gates, kept=kept)
+    if not found.keep:
+        notes.append(
+            f"PyTorch with every layer rounded to float16 keeps the gates at the first {STEPS} steps (cosine >= "
+            f"{found.cosine:.6f}): half precision's rounding alone is not why"
+        )
+        return
+    worst = "; ".join(f"layer {e.layer}: {e.cosine:.6g}" for e in found.effects[:3])
+    layers = ", ".join(map(str, found.keep))
+    option = " ".join(f"--keep-float32 {layer}" for layer in sorted({*kept, *found.keep}))
+    text = (
+        f"rounded to float16, one layer alone moves PyTorch's logits to a cosine of {worst} (nan: overflow); with "
+        f"layers {layers} in float32 and the others rounded it keeps the gates"
+    )
+    action = f"export with {option}, in a lowering other than plugin-fused"
+    findings.append(Finding("half-precision", f"layers {layers}", "likely", text, action))
 
 
 def _first_broken(seen: Examination) -> int | None:

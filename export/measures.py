@@ -18,7 +18,15 @@ STATE_EVERY = 16
 
 @dataclass(frozen=True)
 class StepParity:
-    """One step, over all rows: engine against reference. top5: share of the reference's five that the engine's hold."""
+    """One step, over all rows: engine against reference.
+
+    Attributes:
+        step: from 0.
+        cosine, norm_ratio, max_abs: of all logits.
+        top1, top5: share of the reference's largest, and five largest, that are the engine's.
+        kl: KL divergence of the softmax, in nats.
+        max_rel: max_abs by the reference's largest absolute logit.
+    """
 
     step: int
     cosine: float
@@ -27,6 +35,7 @@ class StepParity:
     top1: float
     kl: float
     top5: float = 1.0
+    max_rel: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class StateParity:
         kind: "conv" or "ssm", or a Transformer's "k" or "v".
         cosine, norm_ratio, max_abs: as of logits.
         peak: the largest absolute value in the engine's.
+        max_rel: max_abs by the reference's largest absolute value.
     """
 
     step: int
@@ -47,6 +57,7 @@ class StateParity:
     norm_ratio: float
     max_abs: float
     peak: float
+    max_rel: float = 0.0
 
     @property
     def name(self) -> str:
@@ -93,6 +104,14 @@ def similarity(reference: NDArray[Any], engine: NDArray[Any]) -> tuple[float, fl
         return cosine, norm_e / max(norm_r, 1e-300), float(np.abs(r - e).max())
 
 
+def relative(difference: float, reference: NDArray[Any]) -> float:
+    """By the reference's largest absolute value; 0 where nothing differs, infinity where only the reference is zero."""
+    if difference == 0:
+        return 0.0
+    largest = float(np.abs(reference).max())
+    return difference / largest if largest else float("inf")
+
+
 def compare_states(step: int, reference: Snapshot, engine: Snapshot) -> list[StateParity]:
     """Measures of every state, in the order of `reference`."""
     result = []
@@ -100,7 +119,8 @@ def compare_states(step: int, reference: Snapshot, engine: Snapshot) -> list[Sta
         kind, _, layer = name.split("_")
         found = engine[name]
         peak = float(np.abs(found).max())
-        result.append(StateParity(step, int(layer), kind, *similarity(wanted, found), peak))
+        measured = similarity(wanted, found)
+        result.append(StateParity(step, int(layer), kind, *measured, peak, relative(measured[2], wanted)))
     return result
 
 
@@ -127,7 +147,8 @@ def compare_steps(reference: Floats, engine: Floats) -> tuple[StepParity, ...]:
             log_r, log_e = _log_softmax(r), _log_softmax(e)
             kl = float(np.mean((np.exp(log_r) * (log_r - log_e)).sum(-1)))
         top1 = float(np.mean(r.argmax(-1) == e.argmax(-1)))
-        result.append(StepParity(step, cosine, norm_ratio, max_abs, top1, kl, _top_agreement(r, e, 5)))
+        top5 = _top_agreement(r, e, 5)
+        result.append(StepParity(step, cosine, norm_ratio, max_abs, top1, kl, top5, relative(max_abs, r)))
     return tuple(result)
 
 

@@ -89,10 +89,12 @@ class Plugin(Recurrence):
         return self.builder.ops(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
 
     def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
-        g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
+        g = GraphBuilder(self.builder.opset, self.builder.base, function=True)
         # The bodies take any length, so they are written over the sequence form.
         primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
         inputs = [ir.val(f"input_{i}") for i in range(count)]
+        if self.builder.mixed:
+            g.like = inputs[0]
         results = _BODIES[name](primitive, *inputs)
         return g.function(DOMAIN, name, inputs, results, attributes)
 

@@ -179,7 +179,26 @@ class ParityReport:
             "top1": float(np.mean([s.top1 for s in self.steps])),
             "kl": float(np.mean([s.kl for s in self.steps])),
             "top5": float(np.mean([s.top5 for s in self.steps])),
+            "max_rel": max((s.max_rel for s in self.steps), key=lambda d: -nan_lowest(-d)),
         }
+
+    def drift(self) -> dict[str, tuple[float, float]]:
+        """How errors grow with the steps: the means over the first and over the last eighth of the steps."""
+        part = max(1, len(self.steps) // 8)
+        measures: tuple[tuple[str, Callable[[StepParity], float]], ...] = (
+            ("cosine_distance", lambda s: 1 - s.cosine), ("max_abs", lambda s: s.max_abs), ("kl", lambda s: s.kl),
+        )  # fmt: skip
+        ends = self.steps[:part], self.steps[-part:]
+        means = {name: [float(np.mean([of(step) for step in steps])) for steps in ends] for name, of in measures}
+        return {name: (first, last) for name, (first, last) in means.items()}
+
+    def drift_line(self) -> str:
+        """The drift in words."""
+        part, drift = max(1, len(self.steps) // 8), self.drift()
+        said = {"1 - cosine": "cosine_distance", "max |diff|": "max_abs", "KL": "kl"}
+        return f"drift, first {part} steps to last {part}: " + ", ".join(
+            f"{name} {max(drift[key][0], 0):.2e} to {max(drift[key][1], 0):.2e}" for name, key in said.items()
+        )
 
     def worst_states(self) -> dict[str, float]:
         """The worst value of each measure over all states that were looked at; {} if none was."""
@@ -189,6 +208,7 @@ class ParityReport:
             "cosine": min((s.cosine for s in self.states), key=nan_lowest),
             "norm_ratio": max((s.norm_ratio for s in self.states), key=lambda r: -nan_lowest(-abs(1 - r))),
             "max_abs": max((s.max_abs for s in self.states), key=lambda d: -nan_lowest(-d)),
+            "max_rel": max((s.max_rel for s in self.states), key=lambda d: -nan_lowest(-d)),
         }
 
     def line(self) -> str:
@@ -215,6 +235,7 @@ class ParityReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form with every step and state."""
         worst = {"worst": self.worst(), "worst_states": self.worst_states(), "passed": self.passed}
+        worst |= {"drift": self.drift()}
         return asdict(self) | worst | {"versions": dict(self.versions)}
 
 

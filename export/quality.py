@@ -244,7 +244,7 @@ def _against_reference(
         key: _interval(value, drawn[:, i], level)
         for i, (key, value) in enumerate((("A-R", of_a), ("B-R", of_b), ("difference", of_b - of_a)))
     }
-    margin = max(settings.tolerance * of_a, float(drawn[:, 0].std(ddof=1)))
+    margin = max(settings.tolerance * of_a, float(np.nanstd(drawn[:, 0], ddof=1)))
     found = figures["difference"]
     low, high = found.low or 0.0, found.high or 0.0
     verdict: Verdict = "can't tell"
@@ -272,7 +272,7 @@ def _against_each_other(
         (halves[i],) = distance.between(parted[:1], parted[1])
         if progress is not None:
             progress(f"resampling {name}", i + 1, settings.resamples)
-    chance = float(np.quantile(halves, 1 - level, method="higher"))
+    chance = float(np.nanquantile(halves, 1 - level, method="higher"))
     return Row(name, {"A-B": _interval(value, drawn, level)}, chance=chance,
                verdict="same" if value <= chance else "different")  # fmt: skip
 
@@ -287,7 +287,7 @@ def _interval(value: float, drawn: Floats, level: float) -> Figure:
 
     Percentiles would count that bias, which the Frechet distance has, twice (Davison and Hinkley 1997, ch. 5.2).
     """
-    low, high = np.quantile(drawn, (level / 2, 1 - level / 2))
+    low, high = np.nanquantile(drawn, (level / 2, 1 - level / 2))
     return Figure(value, float(2 * value - high), float(2 * value - low))
 
 

@@ -1,35 +1,28 @@
-"""Images and what is measured of them: the demo tokenizer's features, and Inception's where torch-fidelity is there."""
+"""Images and what is measured of them offline: the demo tokenizer's features."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from aim_edge.aim.checkpoint import load_checkpoint
-from aim_edge.runtime import BackendMissingError, Generator
+from aim_edge.runtime import Generator
 from aim_edge.runtime.images import Image8, from_uint8, load_image
+from aim_edge.runtime.provenance import read_marks
 
 from .quality_stats import Floats
 
 Progress = Callable[[str, int, int], None]
 
-VQ, INCEPTION = "vq", "inception"
+VQ = "vq"
 _BATCH = 32
 _GRID = "grid.png"  # what generate writes beside the images
-_LAYER = "2048"
-_LOGITS = "logits_unbiased"
-_NO_TORCH_FIDELITY = 'the features "inception" need torch-fidelity; pip install "aim-edge[quality]"'
-_WEIGHTS_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
 
 
 @dataclass(frozen=True)
@@ -41,12 +34,14 @@ class ImageSet:
         images: (N, H, W, 3) uint8.
         names: of each image; two sets of the same names in the same order are paired.
         found: how many there were to take from.
+        labels: the name of each image's class, None where it is not known.
     """
 
     source: str
     images: Image8
     names: tuple[str, ...]
     found: int
+    labels: tuple[str | None, ...]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,7 +53,8 @@ class ImageSet:
         if count >= len(self.images):
             return self
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self.images))[:count])
-        return ImageSet(self.source, self.images[chosen], tuple(self.names[i] for i in chosen), self.found)
+        names, labels = (tuple(values[i] for i in chosen) for values in (self.names, self.labels))
+        return replace(self, images=self.images[chosen], names=names, labels=labels)
 
 
 def read_folder(
@@ -91,10 +87,24 @@ def read_folder(
         size = _one_size(files)
     images = []
     for done, file in enumerate(files, 1):
-        images.append(load_image(file, *size))
+        try:
+            images.append(load_image(file, *size))
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:  # SyntaxError: Pillow's, of a broken PNG
+            raise OSError(f"{file} is no readable image: {error}") from error
         if progress is not None:
             progress(f"reading {path}", done, len(files))
-    return ImageSet(str(path), np.stack(images), tuple(file.name for file in files), found)
+    return ImageSet(
+        str(path), np.stack(images), tuple(file.name for file in files), found, tuple(map(_marked_class, files))
+    )
+
+
+def _marked_class(file: Path) -> str | None:
+    """The class that aim-edge's marks in the file name; None where they name none, or are altered."""
+    marks = read_marks(file)
+    if not marks.text or marks.problems():
+        return None
+    provenance = marks.provenance()
+    return None if provenance.class_id is None else provenance.class_name
 
 
 def _one_size(files: Sequence[Path]) -> tuple[int, int]:
@@ -103,8 +113,11 @@ def _one_size(files: Sequence[Path]) -> tuple[int, int]:
 
     sizes: dict[tuple[int, int], Path] = {}
     for file in files:
-        with Image.open(file) as opened:
-            sizes.setdefault((opened.height, opened.width), file)
+        try:
+            with Image.open(file) as opened:
+                sizes.setdefault((opened.height, opened.width), file)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise OSError(f"{file} is no readable image: {error}") from error
     if len(sizes) > 1:
         said = ", ".join(f"{file} is {width} x {height}" for (height, width), file in list(sizes.items())[:2])
         raise ValueError(f"images of several sizes: {said} pixels; expected one size")
@@ -136,7 +149,9 @@ def draw_set(
         if progress is not None:
             progress(f"drawing with {source}", start + len(part), count)
     names = tuple(f"class {label}, seed {seed}, index {i}" for i, label in enumerate(labels))
-    return ImageSet(source, np.concatenate(parts), names, count)
+    called = generator.bundle.manifest.class_names
+    known = tuple(called[label] if called else None for label in labels.tolist())
+    return ImageSet(source, np.concatenate(parts), names, count, known)
 
 
 @dataclass(frozen=True)
@@ -194,75 +209,3 @@ def resize(images: Image8, side: int) -> Image8:
     return np.stack([
         np.asarray(ImageOps.fit(Image.fromarray(image), (side, side), Image.Resampling.LANCZOS)) for image in images
     ])  # fmt: skip
-
-
-class InceptionFeatures:
-    """torch-fidelity's Inception network: the 2048 features and the logits that FID, KID and IS are defined by.
-
-    Args:
-        weights: its weight file; None takes torch-fidelity's own, which it downloads when it has none.
-
-    Raises:
-        BackendMissingError: torch-fidelity cannot be imported, or its weights cannot be fetched.
-        FileNotFoundError: `weights` is not there.
-    """
-
-    name = INCEPTION
-
-    def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another torch
-            raise BackendMissingError(f"{_NO_TORCH_FIDELITY} ({error})") from error
-        if weights is not None and not Path(weights).is_file():
-            raise FileNotFoundError(f"{weights} is no file; the weights are at {_WEIGHTS_URL}")
-        try:
-            self._network = FeatureExtractorInceptionV3(
-                "inception-v3-compat", [_LAYER, _LOGITS], None if weights is None else str(weights), verbose=False
-            )
-        except URLError as error:
-            raise BackendMissingError(
-                f"torch-fidelity could not fetch Inception's weights ({error}); download {_WEIGHTS_URL} and give "
-                "--inception-weights FILE"
-            ) from error
-
-    def __call__(self, images: Image8, progress: Progress | None = None) -> Features:
-        """Features (N, 2048) and logits of images (N, H, W, 3) uint8."""
-        values, logits = [], []
-        for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH].transpose(0, 3, 1, 2)))
-            with torch.inference_mode():
-                some, scores = self._network(batch)
-            values.append(some.double().numpy())
-            logits.append(scores.float().numpy())
-            if progress is not None:
-                progress("measuring features", min(start + _BATCH, len(images)), len(images))
-        return Features(np.concatenate(values), np.concatenate(logits))
-
-
-def fidelity_figures(drawn: Features, base: Features) -> dict[str, float]:
-    """FID, KID, IS, precision and recall of `drawn` against `base`, each computed by torch-fidelity.
-
-    Args:
-        drawn: with logits; IS is of these.
-        base: the set that they are compared with.
-
-    Raises:
-        ValueError: `drawn` has no logits: it is not Inception's.
-    """
-    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-    from torch_fidelity.metric_isc import isc_features_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    if drawn.logits is None:
-        raise ValueError("drawn has no logits; expected Inception's features")
-    one, two = torch.from_numpy(drawn.values), torch.from_numpy(base.values)
-    statistics = [fid_features_to_statistics(part) for part in (one, two)]
-    found: Mapping[str, Any] = {
-        **fid_statistics_to_metric(*statistics, False),
-        **kid_features_to_metric(one, two, kid_subset_size=min(1000, len(one), len(two)), verbose=False),
-        **isc_features_to_metric(torch.from_numpy(drawn.logits), splits=10),
-        **prc_features_to_metric(one, two, verbose=False),
-    }
-    return {name: float(value) for name, value in found.items()}

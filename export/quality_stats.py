@@ -144,7 +144,9 @@ class Kernel(Distance):
     def _within(self, counts: Floats, toward: Floats) -> float:
         """Mean kernel of two different images of a set; `toward` (N) is the kernel times the counts."""
         repeats = np.square(counts)
-        return float((counts @ toward - repeats @ self._own) / (counts.sum() ** 2 - repeats.sum()))
+        different = float(counts.sum() ** 2 - repeats.sum())
+        # A resample of a few images may be one image alone: its distance is not known.
+        return float(counts @ toward - repeats @ self._own) / different if different else float("nan")
 
 
 @dataclass(frozen=True)

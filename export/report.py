@@ -55,6 +55,7 @@ def render_report(seen: Seen) -> str:
         report=report,
         worst=report.worst(),
         worst_states=report.worst_states(),
+        drift=report.drift(),
         gates=_gates(report),
         plots=_plots(report),
         heat_maps=_heat_maps(report),
@@ -83,6 +84,7 @@ def _heat_maps(report: ParityReport) -> list[str]:
     measures: tuple[tuple[str, Callable[[StateParity], float]], ...] = (
         ("1 - cosine", lambda s: _distance(s.cosine)),
         ("|norm ratio - 1|", lambda s: abs(s.norm_ratio - 1)),
+        ("largest difference by the reference's largest", lambda s: s.max_rel),
     )
     maps = []
     for kind in dict.fromkeys(s.kind for s in report.states):

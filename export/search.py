@@ -35,7 +35,9 @@ from .weight_findings import EXPORT_AGAIN
 HALF_MAX = 65504.0  # float16's largest
 _NEAR = 0.9
 _KEPT = 3  # steps, from the first outside on, whose states are kept: those of all steps may be many GB
-_FULL = "keep that layer in float32, or export with --precision float32 and --state-dtype float32"
+_FULL = (
+    "export with --keep-float32 and that layer's number, with --state-dtype float32, or all with --precision float32"
+)
 
 
 class Search:

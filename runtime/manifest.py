@@ -251,6 +251,7 @@ class Manifest:
         state_dtype: "float32" or "float16".
         lowering: of `contract.LOWERINGS`.
         fused_convolutions: whether the image decoder's convolutions are operators of ours.
+        keep_float32: layers that compute in float32 in a float16 bundle.
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -272,6 +273,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     fused_convolutions: bool = False
+    keep_float32: tuple[int, ...] = ()
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -325,13 +327,17 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
-        values = {"fused_convolutions": False, **values}  # bundles from before the option lack it
+        values = {"fused_convolutions": False, "keep_float32": (), **values}  # bundles from before the options
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:
                 raise ValueError(f"fused_convolutions is {fused!r}; expected true or false")
+            kept, count = values["keep_float32"], values["contract"]["dims"]["n_layer"]
+            if not isinstance(kept, (list, tuple)) or any(type(i) is not int or not 0 <= i < count for i in kept):
+                raise ValueError(f"keep_float32 is {kept!r}; expected a list of layers")
             names = values["class_names"]
             typed = {
+                "keep_float32": tuple(kept),
                 "contract": Contract.from_dict(values["contract"]),
                 "class_names": None if names is None else tuple(map(str, names)),
                 "sampling_defaults": SamplingConfig.from_dict(values["sampling_defaults"]),

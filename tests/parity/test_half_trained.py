@@ -122,6 +122,17 @@ def test_half_trained_is_worse(images: Path) -> None:
         assert row["figures"]["A-R"]["high"] < row["figures"]["B-R"]["low"], row
 
 
+def test_half_trained_agrees_less_with_its_classes(images: Path, half: Trained) -> None:
+    """Drawn by the bundles, whose classes are known."""
+    report = images / "agreement.json"
+    arguments = ["quality", images / "demo-bundle", images / "half-bundle", "--count", 100, "--resamples", 100]
+    main([str(argument) for argument in (*arguments, "--batch", 50, "--json", report)])
+    rows = {row["name"]: row["figures"] for row in json.loads(report.read_text())["rows"]}
+    agreement = rows["vq-class-agreement"]
+    assert agreement["A"]["value"] > 0.75 and agreement["B - A"]["high"] < -0.1, agreement
+    assert rows["vq-class-score"]["B - A"]["high"] < 0, rows["vq-class-score"]
+
+
 def test_the_demo_with_another_seed_is_not(images: Path) -> None:
     """With a reference, sets that are no pairs are too few here to call them the same, so: can't tell, and no more."""
     status, found = _quality(images, "again")

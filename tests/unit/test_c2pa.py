@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from needs import missing
 from PIL import Image
 from test_provenance import PIXELS, make_provenance
 
@@ -177,6 +180,36 @@ def test_every_reader_shows_the_same_facts(signed: Path, keys: Keys, run: Run) -
     assert "C2PA: signed by Signer (Signer Ltd), Es256; validation state Valid (who signed was not checked" in said
     assert said.count("same") == 2 * len(facts) + 1
     assert Provenance.read(signed) == make_provenance().with_pixels(Image.fromarray(PIXELS))
+
+
+def test_readers_of_others_show_the_same_facts(signed: Path) -> None:
+    """Exiv2 by pyexiv2, and ExifTool, of the signed file: every fact that C2PA's own reader finds there."""
+    _, assertions = read_store(signed)
+    facts = assertions["aim-edge.provenance"]
+    try:
+        import pyexiv2
+    except ImportError as error:
+        missing(f"pyexiv2 ({error})")
+    with pyexiv2.Image(str(signed)) as image:
+        xmp = image.read_xmp()
+    assert xmp.pop("Xmp.iptcExt.DigitalSourceType") == SOURCE
+    assert {"software": xmp.pop("Xmp.xmp.CreatorTool")} | {
+        key.removeprefix("Xmp.aimedge."): value for key, value in xmp.items()
+    } == facts
+    if shutil.which("exiftool") is None:
+        missing("exiftool (apt-get install libimage-exiftool-perl)")
+    told = subprocess.run(
+        ["exiftool", "-json", "-G1", "-XMP:all", "-PNG:all", str(signed)], capture_output=True, check=True
+    ).stdout
+    (found,) = json.loads(told)
+    assert found["XMP-iptcExt:DigitalSourceType"] == SOURCE
+    assert found["XMP-xmp:CreatorTool"] == found["PNG:Software"] == facts["software"]
+    for name, value in facts.items():
+        if name == "software":
+            continue
+        for key in (f"XMP-aimedge:{name.capitalize()}", f"PNG:Aim-edge{name}"):
+            shown = found[key]
+            assert shown == value or float(shown) == float(value), (key, shown, value)
 
 
 def test_an_algorithm_for_each_kind_of_key(tmp_path: Path, run: Run) -> None:

@@ -170,15 +170,16 @@ def test_another_checkpoint_is_a_warning(toy: Path, tmp_path: Path, run: Run) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--against-backend", "ort-cpu"], "--against-option say how --against runs"),
-        (["--against-option", "threads=1"], "--against-option say how --against runs"),
+        (["--against-backend", "ort-cpu"], "--against-option say how a bundle of --against runs"),
+        (["--against-option", "threads=1"], "--against-option say how a bundle of --against runs"),
         (["--against", "TOY", "--record"], "--record keeps the comparison with PyTorch"),
         (["--against", "TOY", "--checkpoint", "demo"], "both name the reference"),
         (["--against", "TOY", "--against-option", "colour=red"], "option 'colour=red' is none of ort-cpu's"),
         (["--against", "TOY", "--option", "threads=many"], "option threads is 'many'"),
         (["--against", "TOY", "--against-backend", "cuda"], "backend is 'cuda'; known"),
         (["--against", "TOY", "--steps", "13"], "allowed: >= 1, and 1..12"),
-        (["--against", "demo"], "aim-edge export demo"),
+        (["--against", "demo"], "but the bundle was exported from"),
+        (["--against", "demo", "--against-backend", "ort-cpu"], "say how a bundle of --against runs"),
         (["--against", "nowhere"], "manifest.json"),
     ],
 )

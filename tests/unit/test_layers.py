@@ -59,7 +59,8 @@ OWN_LIBRARIES = {
     "cli/signing.py": ("c2pa", "cryptography"),
     "export/engines_rtx.py": ("tensorrt_rtx_bindings",),
     "export/engines_trt.py": ("tensorrt",),
-    "export/quality_features.py": ("torch_fidelity",),
+    "export/quality_clip.py": ("transformers",),
+    "export/quality_inception.py": ("torch_fidelity",),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from aim_edge.export.quality import Settings, compare_sets, measure_pairs
-from aim_edge.export.quality_features import InceptionFeatures, VqFeatures
-from aim_edge.runtime import BackendMissingError
+from aim_edge.export.quality_features import VqFeatures
 
 Images = NDArray[np.uint8]
 Run = Callable[..., tuple[int, str, str]]
@@ -74,7 +72,8 @@ def test_two_halves_of_one_set_are_the_same(folders: Path, tmp_path: Path, quali
     assert "below 500 a Frechet distance is biased" in err and "no FID or KID" in err
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["verdict"] == "same" and found["n"] == 120 and found["paired"] is None
-    assert {row["name"] for row in found["rows"]} == {f"vq-{n}" for n in ("frechet", "kernel", "precision", "recall")}
+    assert {row["name"] for row in found["rows"]} == {f"vq-{n}" for n in (
+        "frechet", "kernel", "precision", "recall", "class-score")}  # fmt: skip
     quality(folders / "a", folders / "b", "--json", tmp_path / "again.json")
     assert json.loads((tmp_path / "again.json").read_text()) == found
 
@@ -158,6 +157,14 @@ def test_a_folder_sets_how_many_a_bundle_draws_and_its_grid_is_left_out(
     assert status == 2 and "A: 5 of 5 images" in out and "B: 5 of 5 images" in out and "pairs" not in out
 
 
+def test_bundles_of_other_sizes_are_refused(bundle: Path, tiny: Path, tmp_path: Path, quality: Run, run: Run) -> None:
+    assert run("export", tiny, tmp_path / "tiny")[0] == 0
+    status, _, err = quality(bundle, tmp_path / "tiny", "--count", 4)
+    said = " ".join(err.split())
+    assert status == 2 and "10 and 3 classes, 512 and 64 codes in their vocabularies" in said, said
+    assert "pixels an image" in said
+
+
 def test_bad_input_is_told(folders: Path, tmp_path: Path, quality: Run) -> None:
     one = save(tmp_path / "one", pictures(1, 0))
     empty = save(tmp_path / "empty", pictures(0, 0))
@@ -166,6 +173,8 @@ def test_bad_input_is_told(folders: Path, tmp_path: Path, quality: Run) -> None:
     small = save(tmp_path / "small", pictures(5, 0)[:, :32, :32])
     broken = save(tmp_path / "broken", pictures(4, 0))
     (broken / "z.png").write_text("no image")
+    cut = save(tmp_path / "cut", pictures(4, 0))
+    (cut / "y.png").write_bytes((folders / "rough" / "0000.png").read_bytes()[:3000])  # its header is whole
     a = folders / "a"
     for arguments, said in (
         ((a, tmp_path / "nowhere"), "nowhere is no folder"),
@@ -174,23 +183,17 @@ def test_bad_input_is_told(folders: Path, tmp_path: Path, quality: Run) -> None:
         ((a, one), "one holds 1 PNG images"),
         ((a, uneven), "z.png is 32 x 48 pixels; expected one size"),
         ((a, small), "of (height, width) (64, 64)"),
-        ((a, broken), "z.png"),
+        ((a, broken), "z.png is no readable image"),
+        ((a, cut), "y.png is no readable image"),
         ((a, a, "--count", 500), "holds 120 PNG images; --count is 500"),
         ((a, a, "--count", 5000), "allowed: 2..3000"),
         ((a, a, "--features", "fid"), "allowed: vq, inception"),
         ((a, a, "--tolerance", 1.5), "tolerance is 1.5"),
-        ((a, a, "--inception-weights", one), "give that too"),
+        ((a, a, "--inception", one), "give that too"),
         ((a, a, "--json", tmp_path / "no" / "r.json"), "there is no folder"),
     ):
         status, _, err = quality(*arguments)
         assert status == 2 and said in " ".join(err.split()), (arguments, err)
-
-
-def test_inception_without_torch_fidelity_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(BackendMissingError, match=r'pip install "aim-edge\[quality\]"'):
-        InceptionFeatures()
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,10 @@ def test_the_page_holds_everything_and_fetches_nothing(drawn: bool) -> None:
     parser = Seen()
     parser.feed(page)
     assert (parser.scripts, parser.links, parser.pictures) == (0, [], 3 if drawn else 1)
-    assert page.count("<svg") == 9 and "&lt;script&gt;" in page
-    for text in ("FAIL", "cosine: bad", "layer 1 &amp; its weight", "export again", "class 2", "states: cosine"):
+    assert page.count("<svg") == 11 and "&lt;script&gt;" in page
+    for text in (
+        "FAIL", "cosine: bad", "layer 1 &amp; its weight", "export again", "class 2", "states: cosine",
+        "drift, first to last",
+    ):  # fmt: skip
         assert text in page
     assert ("holds NaN" in page) != drawn
