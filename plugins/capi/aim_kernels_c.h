@@ -53,6 +53,20 @@ typedef struct aim_ada_ln_norm_params {
     float* residual_out;
 } aim_ada_ln_norm_params;
 
+typedef struct aim_cached_attention_params {
+    uint64_t size;
+    int64_t rows, positions;
+    int32_t num_tokens, nheads, headdim, dtype, state_dtype, reserved;
+    const void* qkv;
+    const float* rotary;
+    const int32_t* position;
+    void* k_cache;
+    void* v_cache;
+    void* out;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_cached_attention_params;
+
 typedef struct aim_causal_conv1d_params {
     uint64_t size;
     int64_t rows, length, channels;
@@ -212,6 +226,7 @@ typedef struct aim_image_params {
 } aim_image_params;
 
 AIM_API int aim_ada_ln_norm(const aim_ada_ln_norm_params* params, void* stream);
+AIM_API int aim_cached_attention(const aim_cached_attention_params* params, void* stream);
 AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);
 AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
@@ -223,6 +238,7 @@ AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
 /* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
+AIM_API int aim_cached_attention_workspace(const aim_cached_attention_params* params, uint64_t* bytes);
 AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);

@@ -159,6 +159,27 @@ aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::CachedAttentionParams p;
+    p.rows = size[kRows];
+    p.positions = size[kPositions];
+    p.num_tokens = narrow(size[kNumTokens]);
+    p.nheads = narrow(size[kNheads]);
+    p.headdim = narrow(size[kHeaddim]);
+    p.dtype = call.activations;
+    p.state_dtype = call.states;
+    p.qkv = call.inputs[cached_attention::qkv];
+    p.rotary = floats(call.inputs[cached_attention::rotary]);
+    p.position = ints(call.inputs[cached_attention::position]);
+    p.k_cache = call.outputs[cached_attention::k_cache_out];  // brought over where it is not the input: keeps_states
+    p.v_cache = call.outputs[cached_attention::v_cache_out];
+    p.out = call.outputs[cached_attention::out];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    return p;
+}
+
 aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearParams p;
@@ -207,6 +228,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kSelectiveScan: return use(selective_scan_params(call));
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
@@ -224,6 +246,10 @@ bool is_group_norm(OperatorKind kind) noexcept {
 
 }  // namespace
 
+bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept {
+    return kind == OperatorKind::kCachedAttention || sizes.of[kHasActive] != 0;
+}
+
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;
@@ -232,7 +258,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const std::pair<Symbol, int64_t> smallest[] = {
-        {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
+        {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
+        {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {
@@ -248,6 +275,7 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (is_group_norm(kind)) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
     if (is_norm_conv(kind)) return norm_conv_workspace(kind, call);
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
+    if (kind == OperatorKind::kCachedAttention) return aim_kernels::workspace_bytes(cached_attention_params(call));
     return 0;
 }
 

@@ -30,6 +30,8 @@ enum Symbol : int8_t {
     kScaleIndex,
     kDModel,
     kVectors,
+    kNumTokens,
+    kPositions,
     kInFeatures,
     kOutFeatures,
     kGroups,
@@ -45,7 +47,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kCachedAttention, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -67,6 +69,10 @@ namespace ada_ln_norm {
 enum Input { hidden, residual, modulation, weight };
 enum Output { x, residual_out };
 }  // namespace ada_ln_norm
+namespace cached_attention {
+enum Input { qkv, rotary, position, k_cache, v_cache };
+enum Output { out, k_cache_out, v_cache_out };
+}  // namespace cached_attention
 namespace linear {
 enum Input { x, weight };
 enum Output { y };
@@ -293,6 +299,42 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "CachedAttention", OperatorKind::kCachedAttention,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+        },
+        5, {
+            {"qkv", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"3 * nheads * headdim", 1, {{3, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"rotary", Element::kFloat32, kOne, -1,
+             {2, {{"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"position", Element::kInt32, kOne, -1,
+             {1, {{"positions", 1, {{1, {kPositions, kOne}}}}}},
+             {}},
+            {"k_cache", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"v_cache", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+        },
+        3, {
+            {"out", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"k_cache_out", Element::kState, kOne, 3,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"v_cache_out", Element::kState, kOne, 4,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "Linear", OperatorKind::kLinear,
         1, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -468,6 +510,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 11;
+constexpr int kOperatorCount = 12;
 
 }  // namespace aim_edge

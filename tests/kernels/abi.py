@@ -39,6 +39,16 @@ class AdaLnNormParams(Params):
     ]
 
 
+class CachedAttentionParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows positions"),
+        *_each(c_int32, "num_tokens nheads headdim dtype state_dtype reserved"),
+        *_each(c_void_p, "qkv rotary position k_cache v_cache out workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
 class CausalConv1dParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -151,6 +161,7 @@ class ImageParams(Params):
 
 OPERATORS: dict[str, type[Params]] = {
     "ada_ln_norm": AdaLnNormParams,
+    "cached_attention": CachedAttentionParams,
     "causal_conv1d": CausalConv1dParams,
     "selective_scan": SelectiveScanParams,
     "group_norm_silu": GroupNormSiluParams,
@@ -179,7 +190,7 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu", "norm_conv"):
+        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu", "norm_conv", "cached_attention"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         for name in ("last_error", "status_message", "supported_archs"):

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "aim_kernels/ada_ln_norm.h"
+#include "aim_kernels/cached_attention.h"
 #include "aim_kernels/causal_conv1d.h"
 #include "aim_kernels/common.h"
 #include "aim_kernels/group_norm_silu.h"
