@@ -93,8 +93,11 @@ class _Decoder:
             branch, caches = self._attention(y, f"{prefix}.attention", caches)
             outputs[f"k_cache_out_{i}"], outputs[f"v_cache_out_{i}"] = caches
             y, x = self._enter(x, branch, f"{prefix}.ffn_norm")
-            gated = g.silu(self._linear(y, f"{prefix}.feed_forward.w1"))
-            y = g.op("Mul", gated, self._linear(y, f"{prefix}.feed_forward.w3"))
+            gate, up = (self._linear(y, f"{prefix}.feed_forward.{name}") for name in ("w1", "w3"))
+            if self.operators is not None and self.fused:
+                y = self.operators.gated(gate, up)
+            else:
+                y = g.op("Mul", g.silu(gate), up)
             branch = self._linear(y, f"{prefix}.feed_forward.w2")
         logits = self._linear(self._enter(x, branch, "norm")[0], "output")
         outputs["logits"] = g.core(g.squeeze(logits, 1) if self.operators is None and not self.sequence else logits)

@@ -80,6 +80,14 @@ class GptOperators:
         weight = self.weights.stored(f"{prefix}.weight")
         return call_operator(self.builder, self.functions, "Linear", (x, weight), linear_body, outputs=1)[0]
 
+    def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """silu(gate) * up."""
+        return call_operator(self.builder, self.functions, "SwiGlu", (gate, up), _swi_glu_body, outputs=1)[0]
+
+
+def _swi_glu_body(g: GraphBuilder, gate: ir.Value, up: ir.Value) -> tuple[ir.Value, ...]:
+    return (g.act(g.op("Mul", g.silu(g.core(gate)), g.core(up))),)
+
 
 def _attention_body(
     g: GraphBuilder,

@@ -159,6 +159,17 @@ LinearParams convert(const aim_linear_params& from) {
     return to;
 }
 
+SwiGluParams convert(const aim_swi_glu_params& from) {
+    SwiGluParams to;
+    to.rows = from.rows;
+    to.width = from.width;
+    to.dtype = dtype_of(from.dtype);
+    to.gate = from.gate;
+    to.up = from.up;
+    to.y = from.y;
+    return to;
+}
+
 GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
     GroupNormSiluParams to;
     to.batch = from.batch;
@@ -294,11 +305,14 @@ int workspace(const char* op, const Params* params, uint64_t* bytes) {
 
 }  // namespace
 
-int aim_cached_attention(const aim_cached_attention_params* p, void* stream) { return run("cached_attention", p, stream); }
+int aim_cached_attention(const aim_cached_attention_params* p, void* stream) {
+    return run("cached_attention", p, stream);
+}
 int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
+int aim_swi_glu(const aim_swi_glu_params* p, void* stream) { return run("swi_glu", p, stream); }
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
 

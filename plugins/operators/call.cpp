@@ -193,6 +193,17 @@ aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept {
+    aim_kernels::SwiGluParams p;
+    p.rows = call.sizes.of[kRows];
+    p.width = call.sizes.of[kD];
+    p.dtype = call.activations;
+    p.gate = call.inputs[swi_glu::gate];
+    p.up = call.inputs[swi_glu::up];
+    p.y = call.outputs[swi_glu::y];
+    return p;
+}
+
 // Of GroupNormSilu and AddGroupNormSilu: the second has a tensor more at either end of the same list.
 static_assert(int{add_group_norm_silu::bias} == int{group_norm_silu::bias});
 static_assert(int{add_group_norm_silu::y} == int{group_norm_silu::y});
@@ -230,6 +241,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kSwiGlu: return use(swi_glu_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -251,15 +263,15 @@ bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept {
 }
 
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
-    const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;
+    const int64_t width = kind == OperatorKind::kSwiGlu ? 8 : std::max<int64_t>(size[kNgroups], 1);
     const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
-        {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
+        {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {

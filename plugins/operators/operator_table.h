@@ -47,7 +47,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kCachedAttention, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -77,6 +77,10 @@ namespace linear {
 enum Input { x, weight };
 enum Output { y };
 }  // namespace linear
+namespace swi_glu {
+enum Input { gate, up };
+enum Output { y };
+}  // namespace swi_glu
 namespace group_norm_silu {
 enum Input { x, weight, bias };
 enum Output { y };
@@ -354,6 +358,25 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "SwiGlu", OperatorKind::kSwiGlu,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        2, {
+            {"gate", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+            {"up", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "GroupNormSilu", OperatorKind::kGroupNormSilu,
         4, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -510,6 +533,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 12;
+constexpr int kOperatorCount = 13;
 
 }  // namespace aim_edge

@@ -124,6 +124,15 @@ class LinearParams(Params):
     ]
 
 
+class SwiGluParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows width"),
+        *_each(c_int32, "dtype reserved"),
+        *_each(c_void_p, "gate up y"),
+    ]
+
+
 class Mamba2DecodeStepParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -166,6 +175,7 @@ OPERATORS: dict[str, type[Params]] = {
     "selective_scan": SelectiveScanParams,
     "group_norm_silu": GroupNormSiluParams,
     "linear": LinearParams,
+    "swi_glu": SwiGluParams,
     "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,

@@ -37,6 +37,7 @@ BASES |= {"norm_conv": NORM_CONV}
 ATTENTION = {"rows": 2, "positions": 1, "num_tokens": 16, "nheads": 3, "headdim": 64}
 ATTENTION |= dict.fromkeys(("qkv", "rotary", "position", "k_cache", "v_cache", "out"), SOME)
 BASES |= {"cached_attention": ATTENTION}
+BASES |= {"swi_glu": {"rows": 1, "width": 16} | dict.fromkeys(("gate", "up", "y"), SOME)}
 BASES |= {"sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
@@ -108,6 +109,11 @@ REFUSED = [
     ),
     ("cached_attention", "v_cache", SOME + 8, abi.MISALIGNED, ["v_cache", "16"]),
     ("cached_attention", "num_tokens", 4096, abi.NULL_POINTER, ["workspace is null"]),
+    ("swi_glu", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("swi_glu", "width", 12, abi.UNSUPPORTED_SHAPE, ["width is 12", "steps of 8"]),
+    ("swi_glu", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("swi_glu", "up", None, abi.NULL_POINTER, ["up is null"]),
+    ("swi_glu", "gate", SOME + 8, abi.MISALIGNED, ["gate", "16"]),
     ("causal_conv1d", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
     ("causal_conv1d", "d_conv", 5, abi.UNSUPPORTED_SHAPE, ["d_conv is 5", "2, 3, 4"]),
     ("causal_conv1d", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),

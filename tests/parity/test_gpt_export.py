@@ -128,7 +128,7 @@ def test_operators_draw_the_tokens_of_pytorch(checkpoint: Checkpoint, lowering: 
     path = export_bundle(checkpoint, tmp_path / lowering, lowering=lowering)
     nodes = onnx.load(path / "step.trt.onnx", load_external_data=False).graph.node
     counts = Counter(node.op_type for node in nodes if node.domain)
-    assert counts == {"CachedAttention": 2} | ({"AdaLnNorm": 4} if lowering == "plugin-fused" else {})
+    assert counts == {"CachedAttention": 2} | ({"AdaLnNorm": 4, "SwiGlu": 2} if lowering == "plugin-fused" else {})
     assert not (path / "scan.trt.onnx").exists(), "a scan has no operators of ours"
     wanted = draw_tokens(gpt_of(checkpoint), CLASSES, 7, SamplingConfig(guidance_scale=1.5, top_k=20))
     with Generator.open(path) as generator:

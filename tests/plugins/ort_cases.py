@@ -90,6 +90,7 @@ def all_cases() -> list[Case]:
     for activations in ("float32", "float16", "bfloat16"):
         cases.append(make_case("RmsNormGated", activations, "float32", 5))
         cases.append(make_case("AdaLnNorm", activations, "float32"))
+        cases.append(make_case("SwiGlu", activations, "float32"))
         cases.append(make_case("Linear", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32", silu=0))
@@ -267,6 +268,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],
     "AddGroupNormSilu": _add_group_norm,
     **dict.fromkeys(("NormConv", "UpsampleConv", "NormConvImage"), _norm_conv),
+    "SwiGlu": lambda case, f: [reference.silu(f["gate"]) * f["up"]],
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
 }
 

@@ -191,6 +191,16 @@ inline Case attention_case(const char* name, Types types, reference::AttentionSi
     return made;
 }
 
+inline Case swi_glu_case(const char* name, DataType type, int64_t rows, int64_t width) {
+    Draw draw(20);
+    Case made{"SwiGlu", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.inputs = {draw.normal("gate", type, {rows, width}), draw.normal("up", type, {rows, width})};
+    Tensor y{"y", type, {rows, width}, made.inputs[1].values};
+    for (size_t i = 0; i < y.values.size(); ++i) y.values[i] *= reference::silu(made.inputs[0].values[i]);
+    made.outputs = {y};
+    return made;
+}
+
 inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
     Draw draw(16);
     Case made{"Linear", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};

@@ -33,6 +33,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(step_case(name, types, step, 4, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(attention_case(name, types, {4, 2, 20, 3, 16}));
+        cases.push_back(swi_glu_case(name, types.activations, 3, 96));
         cases.push_back(linear_case(name, types.activations, 3, 96, 40));
         cases.push_back(group_norm_case(name, types.activations, 2, 48, 9, 3));
         cases.push_back(add_group_norm_case(name, types.activations, 2, 48, 9, 3));

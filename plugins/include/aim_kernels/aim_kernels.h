@@ -13,4 +13,5 @@
 #include "aim_kernels/rms_norm_gated.h"
 #include "aim_kernels/sample.h"
 #include "aim_kernels/selective_scan.h"
+#include "aim_kernels/swi_glu.h"
 #include "aim_kernels/transpose.h"
