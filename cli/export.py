@@ -78,7 +78,8 @@ def write_bundle(
         from aim_edge.runtime.bundle import read_manifest
 
         folder = export_bundle(
-            checkpoint if transformer is None else _read_transformer(checkpoint, *transformer), out, lowering=lowering, precision=precision, state_dtype=state_dtype,
+            checkpoint if transformer is None else _read_transformer(checkpoint, *transformer), out,
+            lowering=lowering, precision=precision, state_dtype=state_dtype,
             fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from needs import rtx_version
 
 from aim_edge.aim import (
     AimModel,
@@ -26,6 +27,7 @@ from aim_edge.aim import (
 )
 from aim_edge.export import compare_bundles, export_bundle, locate, validate
 from aim_edge.export.compare import Side
+from aim_edge.export.engines import build_engines
 from aim_edge.export.parity import examine
 from aim_edge.export.weight_check import check_weights
 from aim_edge.runtime import Bundle, BundleError, Generator
@@ -154,6 +156,16 @@ def test_operators_in_float16(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert report.passed, report.failures
     unknown = check_weights(Bundle.open(path), checkpoint).unknown
     assert not [name for name in unknown if not name.startswith("vq_")]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_graph_becomes_an_engine(checkpoint: Checkpoint, precision: str, tmp_path: Path) -> None:
+    """By a parser of TensorRT's that needs no GPU."""
+    rtx_version()
+    path = export_bundle(checkpoint, tmp_path / "b", precision=precision, state_dtype=precision)
+    (made,) = build_engines(path, ["rtx:sm89"], batch=(1, 2, 4), length=(1, 12, 25)).values()
+    assert list(made.graphs) == ["condition", "step", "scan", "vq_decode"]
+    assert Bundle.open(path).manifest.engines["rtx:sm89"] == made
 
 
 def test_snapshots_and_images_that_stand_apart(checkpoint: Checkpoint, bundle: Path) -> None:

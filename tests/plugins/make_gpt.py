@@ -2,10 +2,11 @@
 
     python tests/plugins/make_gpt.py OUT [--models tiny b] [--tokens 256]
 
-Writes OUT/tiny-primitive and OUT/tiny-plugin-fused (float32), OUT/tiny_tokens.npz, what ONNX Runtime draws with them, and
-for each of b, l and xl OUT/gpt_<name> (plugin-fused, float16 with float16 states, the published sizes and tokenizer's).
-OUT/<name>.npz is as make_reference.py's: labels, tokens, logits with these forced, and every cache after the last step, in
-float32 with TF32 off, on the GPU where there is one. The weights are of one seed; the speed does not depend on them.
+Writes OUT/tiny-primitive and OUT/tiny-plugin-fused (float32), OUT/tiny_tokens.npz, what ONNX Runtime draws with them,
+and for each of b, l and xl OUT/gpt_<name> (plugin-fused, float16 with float16 states, the published sizes and
+tokenizer's). OUT/<name>.npz is as make_reference.py's: labels, tokens, logits with these forced, and every cache after
+the last step, in float32 with TF32 off, on the GPU where there is one. The weights are of one seed; the speed does not
+depend on them. Only the tiny model needs onnxruntime.
 """
 
 from __future__ import annotations

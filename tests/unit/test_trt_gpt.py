@@ -1,4 +1,4 @@
-"""A Transformer on the TensorRT backend (fake driver and library): caches that lie once, and a scan that writes apart."""
+"""A Transformer on the TensorRT backend, library faked: caches that lie once, and a scan that writes apart."""
 
 from __future__ import annotations
 

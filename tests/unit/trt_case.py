@@ -27,7 +27,10 @@ FOLDER = "engines/trt-8.6/sm90"
 
 
 def make_engines(
-    root: Path, version: str = "8.6.1", operators: dict[str, dict[str, int]] | None = None, **misbehaviour: dict[str, Any]
+    root: Path,
+    version: str = "8.6.1",
+    operators: dict[str, dict[str, int]] | None = None,
+    **misbehaviour: dict[str, Any],
 ) -> Path:
     """Adds engines and a plugin library to a bundle. `misbehaviour`: graph -> what `write_engine` takes.
 
@@ -86,7 +89,10 @@ Make = Callable[..., Case]
 
 @pytest.fixture(name="make")
 def make_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes a case: `cuda`, `version`, `aliases` for the fakes, `layout` for the toy or another bundle, rest for `make_engines`."""
+    """Makes a case.
+
+    `cuda`, `version`, `aliases` for the fakes, `layout` for the toy or another `bundle`, the rest for `make_engines`.
+    """
     cases: list[Case] = []
 
     def build(
