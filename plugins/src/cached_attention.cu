@@ -1,7 +1,7 @@
-// A block takes a row's head, or a part of its keys. Its warps go through the keys in turns; LANES lanes share a key, 16
-// bytes each, so that a warp's load is whole lines, and each such group keeps a softmax of its own until the end: no
-// barrier and no shuffle between groups within the loop. Keys and values of AHEAD turns are in flight at once, the first
-// of them before the kernel before is done.
+// A block takes a row's head, or a part of its keys. Its warps go through the keys in turns; LANES lanes share a key,
+// 16 bytes each, so that a warp's load is whole lines, and each such group keeps a softmax of its own until the end: no
+// barrier and no shuffle between groups within the loop. Keys and values of kAhead turns are in flight at once, the
+// first of them before the kernel before is done.
 //
 // Whether a head is split: 8 warps with 8 loads of 16 bytes a lane have 32 KB in flight, a head of 256 positions in
 // float16 has 64 KB in all; a second launch costs more than a second turn. From 512 keys a part on it does not, where
@@ -115,14 +115,12 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const AttentionArgs
     const int first = part * a.part, end = min(position, first + a.part);
     const bool owner = position >= first && position < first + a.part;  // of the new key
     const int64_t head_at = static_cast<int64_t>(pair) * p.num_tokens * p.headdim;
-    S* const k_cache = static_cast<S*>(p.k_cache) + head_at;
-    S* const v_cache = static_cast<S*>(p.v_cache) + head_at;
-
+    S *const k_cache = static_cast<S*>(p.k_cache) + head_at, *const v_cache = static_cast<S*>(p.v_cache) + head_at;
     const int at = lane % LANES * VEC, nth = lane / LANES;
     const bool used = at < p.headdim;
     const uint4 zero = make_uint4(0, 0, 0, 0);
     uint4 k[kAhead], v[kAhead];
-    bool there[kAhead];
+    bool there[kAhead];  // before the new key
     const auto load = [&](int start) {
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
@@ -203,10 +201,7 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const AttentionArgs
         total = fmaf(factor, s_total[from], total);
         sum = fmaf(factor, s_sum[from][tid], sum);
     }
-    if (a.parts == 1) {
-        store_any(p.out, p.dtype, static_cast<int64_t>(pair) * p.headdim + tid, sum / total);
-        return;
-    }
+    if (a.parts == 1) return store_any(p.out, p.dtype, static_cast<int64_t>(pair) * p.headdim + tid, sum / total);
     float* to = a.partial + static_cast<int64_t>(blockIdx.x) * (p.headdim + 2);
     to[tid] = sum;
     if (tid == 0) to[p.headdim] = top, to[p.headdim + 1] = total;
@@ -272,13 +267,11 @@ Status validate_shapes(const CachedAttentionParams& p) noexcept {
 
 Status validate(const CachedAttentionParams& p) noexcept {
     AIM_CHECK(validate_shapes(p));
-    const struct {
-        const char* name;
-        const void* pointer;
-    } required[] = {{"qkv", p.qkv}, {"rotary", p.rotary}, {"k_cache", p.k_cache}, {"v_cache", p.v_cache}, {"out", p.out}};
-    for (const auto& entry : required) {
-        AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
-        AIM_CHECK(check_aligned_16(kOp, entry.name, entry.pointer));
+    const char* const names[] = {"qkv", "rotary", "k_cache", "v_cache", "out"};
+    const void* const pointers[] = {p.qkv, p.rotary, p.k_cache, p.v_cache, p.out};
+    for (int i = 0; i < 5; ++i) {
+        AIM_CHECK(check_pointer(kOp, names[i], pointers[i]));
+        AIM_CHECK(check_aligned_16(kOp, names[i], pointers[i]));
     }
     AIM_CHECK(check_pointer(kOp, "position", p.position));
     const size_t needed = workspace_bytes(p);
@@ -297,7 +290,8 @@ Status launch(const CachedAttentionParams& p, cudaStream_t stream) noexcept {
     const int64_t parts = room < 2 || most_parts(p) < 2 ? 1 : room < most_parts(p) ? room : most_parts(p);
     AttentionArgs args = {p, static_cast<int32_t>(parts), static_cast<int32_t>(ceil_div(p.num_tokens, parts)),
                           static_cast<float*>(p.workspace)};
-    AIM_CHECK(p.state_dtype == DType::kFloat16 ? launch_typed<__half>(args, stream) : launch_typed<float>(args, stream));
+    const auto launch_first = p.state_dtype == DType::kFloat16 ? launch_typed<__half> : launch_typed<float>;
+    AIM_CHECK(launch_first(args, stream));
     if (parts == 1) return Status::kSuccess;
     return launch_dependent(kOp, merge_kernel, pairs, kLargest, stream, args);
 }
