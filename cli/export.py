@@ -6,11 +6,14 @@ import shlex
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import megabytes, output, reporting
+
+if TYPE_CHECKING:
+    from aim_edge.aim import Checkpoint
 
 
 def export(
@@ -36,26 +39,45 @@ def export(
             metavar="LAYER", help="Keep this layer of a float16 bundle in float32; may be given again. See: validate."
         ),
     ] = None,
+    transformer: Annotated[
+        str | None,
+        typer.Option(help="CHECKPOINT is a weight file of LlamaGen's Transformer of this size: B, L or XL."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The Transformer's tokenizer: a weight file such as vq_ds16_c2i.pt.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Codes of the Transformer's images.", show_default="256; 384-pixel models: 576")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
     ] = None,
 ) -> None:
     """Export a trained checkpoint as a bundle of ONNX graphs."""
+    if transformer is None and (tokenizer is not None or tokens is not None):
+        raise ValueError("--tokenizer and --tokens are of a Transformer; give --transformer too: B, L or XL")
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
         fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32 or (),
+        transformer=None if transformer is None else (transformer, tokenizer, tokens),
     )  # fmt: skip
     folder = shlex.quote(str(out))
-    output.print(f"next: aim-edge validate {folder} --checkpoint {shlex.quote(checkpoint)} --record", soft_wrap=True)
+    if transformer is None:
+        source = shlex.quote(checkpoint)
+        output.print(f"next: aim-edge validate {folder} --checkpoint {source} --record", soft_wrap=True)
     output.print(f"      aim-edge generate {folder} --class all", soft_wrap=True)
 
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
     overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None, keep_float32: Collection[int] = (),
+    transformer: tuple[str, Path | None, int | None] | None = None,
 ) -> None:  # fmt: skip
-    """Exports with progress shown and says what was written."""
+    """Exports with progress shown and says what was written.
+
+    `transformer` is of a LlamaGen checkpoint: its size, the tokenizer's weight file, and how many codes an image has.
+    """
     begin = time.perf_counter()
     with reporting() as report:
         report("loading PyTorch")
@@ -63,7 +85,8 @@ def write_bundle(
         from aim_edge.runtime.bundle import read_manifest
 
         folder = export_bundle(
-            checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype,
+            checkpoint if transformer is None else _read_transformer(checkpoint, *transformer), out,
+            lowering=lowering, precision=precision, state_dtype=state_dtype,
             fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
@@ -74,3 +97,13 @@ def write_bundle(
         f"{len(manifest.contract.graphs)} graphs, {megabytes(size)}, in {time.perf_counter() - begin:.1f} s",
         soft_wrap=True,
     )
+
+
+def _read_transformer(weights: str, size: str, tokenizer: Path | None, tokens: int | None) -> Checkpoint:
+    """A LlamaGen checkpoint. Raises ValueError without a tokenizer, FileNotFoundError without the files."""
+    from aim_edge.aim import GptConfig, load_gpt_checkpoint
+
+    if tokenizer is None:
+        raise ValueError("--transformer needs --tokenizer, the weight file of its tokenizer such as vq_ds16_c2i.pt")
+    changes = {} if tokens is None else {"num_tokens": tokens}
+    return load_gpt_checkpoint(weights, GptConfig.preset(size, **changes), tokenizer)

@@ -49,7 +49,7 @@ def export_bundle(
 
     Args:
         checkpoint: what `load_checkpoint` takes ("demo" is the bundled one), or its result, or a Checkpoint whose
-            `aim` is a `GptModel` (in the lowering "primitive" only).
+            `aim` is a `GptModel` (in the lowerings "primitive", "plugin" and "plugin-fused").
         out: the bundle's folder; it must not exist unless `overwrite`.
         lowering: how the mixers are written: "primitive" (standard operators, opset 17), "onnx" (ONNX
             Runtime's com.microsoft operators), "onnx-opset27" (the standard's own, ai.onnx 27), "plugin" or
@@ -83,7 +83,7 @@ def export_bundle(
     if fused_convolutions:
         check_fused_convolutions(lowering, precision)
     if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
-        check_gpt_lowering(lowering)
+        check_gpt_lowering(checkpoint.aim, lowering)
         if keep_float32:
             raise ValueError(f"keep_float32 is {sorted(keep_float32)}; it is for AiM models, not for a Transformer")
     rules = None if policy is None else UsagePolicy.load(policy)
@@ -154,7 +154,9 @@ def _graphs(
     if isinstance(model, GptModel):
         yield "condition", gpt_condition_graph(model, contract, precision)
         for name in ("step", "scan"):
-            yield name, gpt_decoder_graph(model, contract, precision, state_dtype, sequence=name == "scan")
+            yield name, gpt_decoder_graph(
+                model, contract, lowering, precision, state_dtype, sequence=name == "scan"
+            )
     else:
         yield "condition", condition_graph(model, contract, lowering, precision)
         for name in ("step", "scan"):

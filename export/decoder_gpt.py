@@ -1,4 +1,4 @@
-"""The condition, step and scan graphs of LlamaGen's Transformer, in standard operators."""
+"""The condition, step and scan graphs of LlamaGen's Transformer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import onnx_ir as ir
 from aim_edge.aim.gpt import GptModel
 from aim_edge.runtime.contract import Contract
 
+from .attention import Place, attend, place_of
 from .builder import GraphBuilder
 from .mixers import Pair
+from .operators_gpt import GptOperators, check_operators
 from .weights import Weights
 
-LOWERING = "primitive"
+_LOWERINGS = ("primitive", "plugin", "plugin-fused")
 _OPSET = 17
-_UNSEEN = -1e9  # added to a score that must not count; float32, so no score reaches it
 
 
-def check_gpt_lowering(lowering: str) -> None:
-    """Raises ValueError for a lowering that a Transformer has none of."""
-    if lowering != LOWERING:
+def check_gpt_lowering(model: GptModel, lowering: str) -> None:
+    """Raises ValueError for a lowering that a Transformer has none of, or whose kernels do not have its sizes."""
+    if lowering not in _LOWERINGS:
         raise ValueError(
-            f"lowering is {lowering!r}; a Transformer has no selective scan to lower; allowed for it: {LOWERING!r}"
+            f"lowering is {lowering!r}; a Transformer has no selective scan to lower; allowed for it: "
+            f"{', '.join(map(repr, _LOWERINGS))}"
         )
+    if lowering != "primitive":
+        check_operators(model.config)
 
 
 def gpt_condition_graph(model: GptModel, contract: Contract, precision: str) -> ir.Model:
@@ -37,19 +41,23 @@ def gpt_condition_graph(model: GptModel, contract: Contract, precision: str) -> 
 
 
 def gpt_decoder_graph(
-    model: GptModel, contract: Contract, precision: str, state_dtype: str, *, sequence: bool
+    model: GptModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool
 ) -> ir.Model:
-    """The step graph, or with `sequence` the scan graph."""
-    return _Decoder(model, contract, precision, state_dtype, sequence).build()
+    """The step graph, or with `sequence` the scan graph, which has no operators of ours in any lowering."""
+    return _Decoder(model, contract, lowering, precision, state_dtype, sequence).build()
 
 
 class _Decoder:
-    """Builds one of the two graphs; a step is a sequence of one, (R, L, ...) throughout with R rows and L = 1.
+    """Builds one of the two graphs.
 
-    The residual, norms, rotation and softmax are float32; matrix products are in the graph's precision.
+    In standard operators a step is a sequence of one, (R, L, ...) throughout with R rows and L = 1; with operators of
+    ours it is (R, ...). The residual, norms, rotation and softmax are float32; matrix products are in the graph's
+    precision.
     """
 
-    def __init__(self, model: GptModel, contract: Contract, precision: str, state_dtype: str, sequence: bool) -> None:
+    def __init__(
+        self, model: GptModel, contract: Contract, lowering: str, precision: str, state_dtype: str, sequence: bool
+    ) -> None:
         self.config = model.config
         self.name = "scan" if sequence else "step"
         self.spec = contract.graphs[self.name]
@@ -57,41 +65,47 @@ class _Decoder:
         self.state_dtype = state_dtype
         self.g = GraphBuilder(_OPSET, precision)
         self.w = Weights(model, self.g)
-        table = model.rotary.detach().float().cpu().numpy()  # (T, P / 2, 2)
-        cosine, sine = table[..., 0], table[..., 1]
-        self.cosines = np.repeat(cosine, 2, axis=-1)
-        self.sines = np.stack([-sine, sine], axis=-1).reshape(self.cosines.shape)
+        self.table = model.rotary.detach().float().cpu().numpy()  # (T, P / 2, 2)
+        self.fused = lowering == "plugin-fused"
+        self.operators: GptOperators | None = None
+        if lowering != "primitive" and not sequence:
+            rotary = self.g.const(self.table.reshape(len(self.table), -1), "float32")
+            self.operators = GptOperators(self.g, self.w, model.config, state_dtype, rotary, self.fused)
+        self.place: Place | None = None
+        self.modulation: ir.Value | None = None
 
     def build(self) -> ir.Model:
-        g, w, config = self.g, self.w, self.config
+        g, config = self.g, self.config
         given = g.inputs(self.spec.inputs)
-        x, position = self._embed(given)
-        at = g.unsqueeze(position, 1, 3)  # (R, 1, L, 1)
-        codes = g.const(np.arange(config.num_tokens, dtype=np.int32))
-        seen = g.op("LessOrEqual", codes, at)  # (R, 1, L, T)
-        self.bias = g.op("Where", seen, g.const(0.0, "float32"), g.const(_UNSEEN, "float32"))
-        self.index = g.op("Expand", at, g.ints(1, config.nheads, 1, config.headdim))
-        self.turn = tuple(
-            g.unsqueeze(g.op("Gather", g.const(table, "float32"), position, axis=0), 2)
-            for table in (self.cosines, self.sines)
-        )  # (R, L, 1, P) each
+        self.position = given["position"]
+        x = self._embed(given)
+        if self.operators is not None and self.fused:
+            # For every row, without a shape to compute: TensorRT would do that on the host.
+            zero = g.op("Mul", g.unsqueeze(given["class_embedding"], 1), g.const(0.0, "float32"))
+            vectors = np.stack([np.ones(config.d_model), np.zeros(config.d_model)])
+            self.modulation = g.op("Add", zero, g.const(vectors, "float32"))
         outputs: dict[str, ir.Value] = {}
+        branch: ir.Value | None = None
         for i in range(config.n_layer):
             prefix = f"layers.{i}"
             caches = given[f"k_cache_{i}"], given[f"v_cache_{i}"]
-            y, caches = self._attention(self._normed(x, f"{prefix}.attention_norm"), f"{prefix}.attention", caches)
+            y, x = self._enter(x, branch, f"{prefix}.attention_norm")
+            branch, caches = self._attention(y, f"{prefix}.attention", caches)
             outputs[f"k_cache_out_{i}"], outputs[f"v_cache_out_{i}"] = caches
-            x = g.op("Add", x, g.core(y))
-            y = self._normed(x, f"{prefix}.ffn_norm")
-            gated = g.silu(w.linear(y, f"{prefix}.feed_forward.w1"))
-            y = g.op("Mul", gated, w.linear(y, f"{prefix}.feed_forward.w3"))
-            x = g.op("Add", x, g.core(w.linear(y, f"{prefix}.feed_forward.w2")))
-        logits = w.linear(self._normed(x, "norm"), "output")
-        outputs["logits"] = g.core(logits if self.sequence else g.squeeze(logits, 1))
-        return g.finish(self.name, self.spec, outputs)
+            y, x = self._enter(x, branch, f"{prefix}.ffn_norm")
+            gate, up = (self._linear(y, f"{prefix}.feed_forward.{name}") for name in ("w1", "w3"))
+            if self.operators is not None and self.fused:
+                y = self.operators.gated(gate, up)
+            else:
+                y = g.op("Mul", g.silu(gate), up)
+            branch = self._linear(y, f"{prefix}.feed_forward.w2")
+        logits = self._linear(self._enter(x, branch, "norm")[0], "output")
+        outputs["logits"] = g.core(g.squeeze(logits, 1) if self.operators is None and not self.sequence else logits)
+        functions = [] if self.operators is None else list(self.operators.functions.values())
+        return g.finish(self.name, self.spec, outputs, functions)
 
-    def _embed(self, given: dict[str, ir.Value]) -> Pair:
-        """Float32 input (R, L, d_model), the class where the position is 0, and the positions (R, L) int32."""
+    def _embed(self, given: dict[str, ir.Value]) -> ir.Value:
+        """Float32 input, (R, L, d_model) or (R, d_model), the class where the position is 0; sets the place."""
         g = self.g
         position = g.unsqueeze(given["position"], 1)
         if self.sequence:
@@ -104,36 +118,42 @@ class _Decoder:
         code = g.core(g.op("Gather", self.w.stored("tok_embeddings.weight"), tokens, axis=0))
         code, position = (g.op("Concat", v, v, axis=0) for v in (code, position))  # both rows follow one token
         first = g.unsqueeze(g.op("Equal", position, g.const(0, "int32")), 2)
-        return g.op("Where", first, g.unsqueeze(given["class_embedding"], 1), code), position
+        x = g.op("Where", first, g.unsqueeze(given["class_embedding"], 1), code)
+        if self.operators is not None:
+            return g.squeeze(x, 1)
+        cosine, sine = self.table[..., 0], self.table[..., 1]
+        cosines = g.const(np.repeat(cosine, 2, axis=-1), "float32")
+        sines = g.const(np.stack([-sine, sine], axis=-1).reshape(len(sine), -1), "float32")
+        self.place = place_of(g, self.config, position, cosines, sines)
+        return x
 
-    def _normed(self, x: ir.Value, prefix: str) -> ir.Value:
-        return self.g.act(self.g.rms_norm(x, self.w.full(f"{prefix}.weight"), self.config.norm_epsilon))
+    def _enter(self, x: ir.Value, branch: ir.Value | None, norm: str) -> Pair:
+        """What the next branch reads, and the residual with what the last one gave."""
+        g, weight = self.g, self.w.full(f"{norm}.weight")
+        if branch is not None and self.operators is not None and self.modulation is not None:
+            return self.operators.add_norm(branch, x, self.modulation, weight)
+        if branch is not None:
+            x = g.op("Add", x, g.core(branch))
+        return g.act(g.rms_norm(x, weight, self.config.norm_epsilon)), x
+
+    def _linear(self, x: ir.Value, prefix: str) -> ir.Value:
+        """float32 stays standard: what a kernel gains there is less than a library's tuning."""
+        g = self.g
+        if not self.fused or g.precision == "float32":
+            return self.w.linear(x, prefix)
+        if self.operators is not None:
+            return self.operators.linear(x, prefix)
+        # (out, in) in both graphs, so that it is stored once.
+        return g.op("MatMul", x, g.transpose(self.w.stored(f"{prefix}.weight"), 1, 0))
 
     def _attention(self, x: ir.Value, prefix: str, caches: Pair) -> tuple[ir.Value, Pair]:
-        """(R, L, d_model) -> the same, and both caches with this call's keys and values at their positions."""
-        g, config = self.g, self.config
-        heads, headdim = config.nheads, config.headdim
-        pairs, v = g.split(self.w.linear(x, f"{prefix}.wqkv"), [2 * config.d_model, config.d_model])
-        pairs = self._rotated(g.reshape(g.core(pairs), 0, 0, 2 * heads, headdim))
-        q, k = g.split(pairs, [heads, heads], axis=2)
-        q = g.op("Mul", q, g.const(headdim**-0.5, "float32"))  # before the product: float16 has no room above 65504
-        q, k = (g.act(g.transpose(y, 0, 2, 1, 3)) for y in (q, k))
-        v = g.transpose(g.reshape(v, 0, 0, heads, headdim), 0, 2, 1, 3)
-        k_cache, v_cache = (self._written(cache, y) for cache, y in zip(caches, (k, v), strict=True))
-        keys, values = (g.convert(cache, self.state_dtype, g.precision) for cache in (k_cache, v_cache))
-        scores = g.core(g.op("MatMul", q, g.transpose(keys, 0, 1, 3, 2)))
-        shares = g.act(g.op("Softmax", g.op("Add", scores, self.bias), axis=-1))
-        y = g.transpose(g.op("MatMul", shares, values), 0, 2, 1, 3)
-        return self.w.linear(g.reshape(y, 0, 0, config.d_model), f"{prefix}.wo"), (k_cache, v_cache)
-
-    def _written(self, cache: ir.Value, new: ir.Value) -> ir.Value:
-        """The cache (R, H, T, P) with the new (R, H, L, P) in it."""
-        new = self.g.convert(new, self.g.precision, self.state_dtype)
-        return self.g.op("ScatterElements", cache, self.index, new, axis=2)
-
-    def _rotated(self, x: ir.Value) -> ir.Value:
-        """Neighbours (2i, 2i + 1) of x (R, L, 2 H, P) turned by their angle: x cos + swapped(x) (-sin, sin)."""
-        g = self.g
-        swapped = g.op("Gather", x, g.const(np.arange(self.config.headdim) ^ 1, "int64"), axis=3)
-        cosine, sine = self.turn
-        return g.op("Add", g.op("Mul", x, cosine), g.op("Mul", swapped, sine))
+        """x like the residual -> the same, and both caches with this call's keys and values at their positions."""
+        qkv = self._linear(x, f"{prefix}.wqkv")
+        if self.operators is not None:
+            y, caches = self.operators.attention(qkv, self.position, caches)
+        elif self.place is not None:
+            g = self.g
+            y, caches = attend(g, self.config, g.precision, self.state_dtype, qkv, self.place, caches)
+        else:
+            raise RuntimeError("the embedding comes before the layers")
+        return self._linear(y, f"{prefix}.wo"), caches

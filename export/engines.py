@@ -80,11 +80,6 @@ def build_engines(
         raise ValueError(f"options are {options}; they are TensorRT's, and the targets are {', '.join(asked)}")
     opened = Bundle.open(bundle, engines=False)
     manifest = opened.manifest
-    if manifest.family != "aim":
-        raise ValueError(
-            f"{bundle} is a Transformer's (family {manifest.family!r}); engines are built of AiM's bundles only "
-            "(family 'aim'); run it on ort-cpu or ort-cuda"
-        )
     for kind in kinds:
         _check_lowering(bundle, manifest.lowering, kind)
     tokens = manifest.contract.dims.num_tokens
@@ -138,7 +133,8 @@ def _build_target(
         spec = manifest.contract.graphs[graph]
         job = Job(
             graph, _graph_path(opened, graph), spec, sm, profiles, length, manifest.precision, manifest.state_dtype,
-            manifest.lowering in _PLUGIN_LOWERINGS,
+            # A Transformer's scan is in standard operators whatever the lowering.
+            manifest.lowering in _PLUGIN_LOWERINGS and (manifest.family == "aim" or graph != "scan"),
         )  # fmt: skip
         built = maker.build(job, step)
         path = folder / place / f"{graph}.engine"

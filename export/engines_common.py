@@ -33,7 +33,7 @@ class Job:
         batch: smallest, best and largest "batch" of each optimisation profile ("rows" are twice as many).
         length: smallest, best and largest "length".
         precision, state_dtype: the bundle's.
-        plugins: whether the bundle's lowering writes step and scan with our plugins.
+        plugins: whether step and scan, if the graph is one of them, are written with our plugins.
     """
 
     graph: str

@@ -19,6 +19,37 @@ DOMAIN = "aim_edge"
 VERSION = 1  # of the operators: a library of another version refuses the graph
 
 
+def call_operator(
+    builder: GraphBuilder,
+    functions: dict[str, ir.Function],
+    name: str,
+    inputs: Sequence[ir.Value],
+    body: Callable[..., tuple[ir.Value, ...]],
+    *,
+    outputs: int,
+    **attributes: Any,
+) -> tuple[ir.Value, ...]:
+    """A node of our domain; the first of its kind also makes the function that is its body.
+
+    Args:
+        builder: of the graph.
+        functions: the bodies made so far, by operator.
+        name: of the operator.
+        inputs: of the node.
+        body: builds the body: called with a builder and as many inputs.
+        outputs: how many the operator has.
+        **attributes: of the node; the version comes on top.
+    """
+    attributes = {"aim_edge_version": VERSION, **attributes}
+    if name not in functions:
+        g = GraphBuilder(builder.opset, builder.base, function=True)
+        values = [ir.val(f"input_{i}") for i in range(len(inputs))]
+        if builder.mixed:
+            g.like = values[0]
+        functions[name] = g.function(DOMAIN, name, values, body(g, *values), list(attributes))
+    return builder.ops(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
+
+
 class Plugin(Recurrence):
     """One operator each for convolution, scan and gated norm, in both graphs."""
 
@@ -82,21 +113,13 @@ class Plugin(Recurrence):
         return y, state
 
     def _call(self, name: str, *inputs: ir.Value, outputs: int, **attributes: Any) -> tuple[ir.Value, ...]:
-        """A node of our domain; the first of its kind also makes the function that is its body."""
-        attributes = {"aim_edge_version": VERSION, **attributes}
-        if name not in self.functions:
-            self.functions[name] = self._body(name, len(inputs), list(attributes))
-        return self.builder.ops(name, *inputs, outputs=outputs, domain=DOMAIN, **attributes)
 
-    def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
-        g = GraphBuilder(self.builder.opset, self.builder.base, function=True)
-        # The bodies take any length, so they are written over the sequence form.
-        primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
-        inputs = [ir.val(f"input_{i}") for i in range(count)]
-        if self.builder.mixed:
-            g.like = inputs[0]
-        results = _BODIES[name](primitive, *inputs)
-        return g.function(DOMAIN, name, inputs, results, attributes)
+        def body(g: GraphBuilder, *values: ir.Value) -> tuple[ir.Value, ...]:
+            # The bodies take any length, so they are written over the sequence form.
+            sequence = name != "Mamba2DecodeStep"
+            return _BODIES[name](Primitive(g, self.weights, self.config, sequence, self.state_dtype), *values)
+
+        return call_operator(self.builder, self.functions, name, inputs, body, outputs=outputs, **attributes)
 
 
 class PluginFused(Plugin):
@@ -192,19 +215,23 @@ def _step_body(
     return g.act(y), g.convert(conv, "float32", p.state_dtype), g.convert(ssm, "float32", p.state_dtype)
 
 
-def _ada_ln_norm_body(
-    p: Primitive, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value
+def ada_ln_norm_body(
+    g: GraphBuilder, eps: float, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value
 ) -> tuple[ir.Value, ...]:
-    g = p.builder
+    """x and the new residual, as the kernel computes them."""
     gate, shift, scale = (g.vector(modulation, f"{name}_index") for name in ("gate", "shift", "scale"))
     residual = g.op("Add", residual, g.op("Mul", g.core(hidden), gate))
-    normed = g.rms_norm(residual, weight, p.config.norm_epsilon)
+    normed = g.rms_norm(residual, weight, eps)
     x = g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift)
     return g.act(x), residual
 
 
-def _linear_body(p: Primitive, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
-    g = p.builder
+def _ada_ln_norm_body(p: Primitive, *values: ir.Value) -> tuple[ir.Value, ...]:
+    return ada_ln_norm_body(p.builder, p.config.norm_epsilon, *values)
+
+
+def linear_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
+    """x W^T."""
     return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
 
 
@@ -214,5 +241,5 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "RmsNormGated": _norm_body,
     "Mamba2DecodeStep": _step_body,
     "AdaLnNorm": _ada_ln_norm_body,
-    "Linear": _linear_body,
+    "Linear": lambda p, *values: linear_body(p.builder, *values),
 }

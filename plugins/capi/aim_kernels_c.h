@@ -53,6 +53,20 @@ typedef struct aim_ada_ln_norm_params {
     float* residual_out;
 } aim_ada_ln_norm_params;
 
+typedef struct aim_cached_attention_params {
+    uint64_t size;
+    int64_t rows, positions;
+    int32_t num_tokens, nheads, headdim, dtype, state_dtype, reserved;
+    const void* qkv;
+    const float* rotary;
+    const int32_t* position;
+    void* k_cache;
+    void* v_cache;
+    void* out;
+    void* workspace;
+    uint64_t workspace_size;
+} aim_cached_attention_params;
+
 typedef struct aim_causal_conv1d_params {
     uint64_t size;
     int64_t rows, length, channels;
@@ -118,6 +132,15 @@ typedef struct aim_linear_params {
     const void* weight;
     void* y;
 } aim_linear_params;
+
+typedef struct aim_swi_glu_params {
+    uint64_t size;
+    int64_t rows, width;
+    int32_t dtype, reserved;
+    const void* gate;
+    const void* up;
+    void* y;
+} aim_swi_glu_params;
 
 typedef struct aim_group_norm_silu_params {
     uint64_t size;
@@ -239,10 +262,12 @@ typedef struct aim_image_params {
 } aim_image_params;
 
 AIM_API int aim_ada_ln_norm(const aim_ada_ln_norm_params* params, void* stream);
+AIM_API int aim_cached_attention(const aim_cached_attention_params* params, void* stream);
 AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);
 AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
 AIM_API int aim_linear(const aim_linear_params* params, void* stream);
+AIM_API int aim_swi_glu(const aim_swi_glu_params* params, void* stream);
 AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
@@ -251,6 +276,7 @@ AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
 /* Bytes of workspace, from the sizes and dtypes alone: pointers may still be null. */
+AIM_API int aim_cached_attention_workspace(const aim_cached_attention_params* params, uint64_t* bytes);
 AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params, uint64_t* bytes);
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);

@@ -41,6 +41,26 @@ AdaLnNormParams convert(const aim_ada_ln_norm_params& from) {
     return to;
 }
 
+CachedAttentionParams convert(const aim_cached_attention_params& from) {
+    CachedAttentionParams to;
+    to.rows = from.rows;
+    to.positions = from.positions;
+    to.num_tokens = from.num_tokens;
+    to.nheads = from.nheads;
+    to.headdim = from.headdim;
+    to.dtype = dtype_of(from.dtype);
+    to.state_dtype = dtype_of(from.state_dtype);
+    to.qkv = from.qkv;
+    to.rotary = from.rotary;
+    to.position = from.position;
+    to.k_cache = from.k_cache;
+    to.v_cache = from.v_cache;
+    to.out = from.out;
+    to.workspace = from.workspace;
+    to.workspace_size = static_cast<size_t>(from.workspace_size);
+    return to;
+}
+
 CausalConv1dParams convert(const aim_causal_conv1d_params& from) {
     CausalConv1dParams to;
     to.rows = from.rows;
@@ -135,6 +155,17 @@ LinearParams convert(const aim_linear_params& from) {
     to.dtype = dtype_of(from.dtype);
     to.x = from.x;
     to.weight = from.weight;
+    to.y = from.y;
+    return to;
+}
+
+SwiGluParams convert(const aim_swi_glu_params& from) {
+    SwiGluParams to;
+    to.rows = from.rows;
+    to.width = from.width;
+    to.dtype = dtype_of(from.dtype);
+    to.gate = from.gate;
+    to.up = from.up;
     to.y = from.y;
     return to;
 }
@@ -310,10 +341,14 @@ int workspace(const char* op, const Params* params, uint64_t* bytes) {
 
 }  // namespace
 
+int aim_cached_attention(const aim_cached_attention_params* p, void* stream) {
+    return run("cached_attention", p, stream);
+}
 int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
+int aim_swi_glu(const aim_swi_glu_params* p, void* stream) { return run("swi_glu", p, stream); }
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
 
@@ -325,6 +360,9 @@ int aim_mamba2_layers(const aim_mamba2_layers_params* p, void* stream) { return 
 int aim_sample(const aim_sample_params* p, void* stream) { return run("sample", p, stream); }
 int aim_image_to_uint8(const aim_image_params* p, void* stream) { return run("image_to_uint8", p, stream); }
 
+int aim_cached_attention_workspace(const aim_cached_attention_params* p, uint64_t* bytes) {
+    return workspace("cached_attention", p, bytes);
+}
 int aim_selective_scan_workspace(const aim_selective_scan_params* p, uint64_t* bytes) {
     return workspace("selective_scan", p, bytes);
 }

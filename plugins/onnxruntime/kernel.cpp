@@ -143,8 +143,8 @@ void Kernel::bind_outputs(OrtKernelContext* context, Call& call, cudaStream_t st
         check(mApi, mApi.KernelContext_GetOutput(context, static_cast<size_t>(i), dims, rank, &value));
         if (value == nullptr) refuse("output '%s' has no name in the graph; expected one", row.name);
         check(mApi, mApi.GetTensorMutableData(value, &call.outputs[i]));
-        // The kernels leave the rows alone that are not active; a state that is not updated in place keeps them so.
-        if (row.alias < 0 || call.sizes.of[kHasActive] == 0 || call.outputs[i] == call.inputs[row.alias]) continue;
+        // What the kernels leave of a state as it was must be there before, unless it is updated in place.
+        if (row.alias < 0 || !keeps_states(mRow.kind, call.sizes) || call.outputs[i] == call.inputs[row.alias]) continue;
         const auto copy = cudaMemcpyDeviceToDevice;
         const cudaError_t error = cudaMemcpyAsync(call.outputs[i], call.inputs[row.alias], bytes, copy, stream);
         if (error != cudaSuccess) refuse("'%s' could not be copied: %s", row.name, cudaGetErrorString(error));

@@ -196,6 +196,27 @@ aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::CachedAttentionParams p;
+    p.rows = size[kRows];
+    p.positions = size[kPositions];
+    p.num_tokens = narrow(size[kNumTokens]);
+    p.nheads = narrow(size[kNheads]);
+    p.headdim = narrow(size[kHeaddim]);
+    p.dtype = call.activations;
+    p.state_dtype = call.states;
+    p.qkv = call.inputs[cached_attention::qkv];
+    p.rotary = floats(call.inputs[cached_attention::rotary]);
+    p.position = ints(call.inputs[cached_attention::position]);
+    p.k_cache = call.outputs[cached_attention::k_cache_out];  // brought over where it is not the input: keeps_states
+    p.v_cache = call.outputs[cached_attention::v_cache_out];
+    p.out = call.outputs[cached_attention::out];
+    p.workspace = call.workspace;
+    p.workspace_size = call.workspace_size;
+    return p;
+}
+
 aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearParams p;
@@ -206,6 +227,17 @@ aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     p.x = call.inputs[linear::x];
     p.weight = call.inputs[linear::weight];
     p.y = call.outputs[linear::y];
+    return p;
+}
+
+aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept {
+    aim_kernels::SwiGluParams p;
+    p.rows = call.sizes.of[kRows];
+    p.width = call.sizes.of[kD];
+    p.dtype = call.activations;
+    p.gate = call.inputs[swi_glu::gate];
+    p.up = call.inputs[swi_glu::up];
+    p.y = call.outputs[swi_glu::y];
     return p;
 }
 
@@ -245,7 +277,9 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kMamba2Layers: return use(mamba2_layers_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kSwiGlu: return use(swi_glu_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -262,15 +296,20 @@ bool is_group_norm(OperatorKind kind) noexcept {
 
 }  // namespace
 
+bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept {
+    return kind == OperatorKind::kCachedAttention || sizes.of[kHasActive] != 0;
+}
+
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
-    const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;
+    const int64_t width = kind == OperatorKind::kSwiGlu ? 8 : std::max<int64_t>(size[kNgroups], 1);
     const int64_t vectors = 1 + std::max({size[kGateIndex], size[kShiftIndex], size[kScaleIndex]});
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const std::pair<Symbol, int64_t> smallest[] = {
-        {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
+        {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
+        {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kLayers, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {
@@ -287,6 +326,7 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (is_norm_conv(kind)) return norm_conv_workspace(kind, call);
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
     if (kind == OperatorKind::kMamba2Layers) return aim_kernels::workspace_bytes(mamba2_layers_params(call));
+    if (kind == OperatorKind::kCachedAttention) return aim_kernels::workspace_bytes(cached_attention_params(call));
     return 0;
 }
 

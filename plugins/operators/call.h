@@ -23,6 +23,9 @@ struct Call {
 // Whether the kernels have these sizes. One that is not known passes: the smallest is taken for it.
 aim_kernels::Status validate_sizes(OperatorKind kind, Call call) noexcept;
 
+// Whether the kernels leave parts of the states as they were: an output that is not its input must hold that before.
+bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept;
+
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept;
 
 aim_kernels::Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept;

@@ -31,6 +31,8 @@ enum Symbol : int8_t {
     kShiftIndex,
     kScaleIndex,
     kVectors,
+    kNumTokens,
+    kPositions,
     kInFeatures,
     kOutFeatures,
     kGroups,
@@ -46,7 +48,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -72,10 +74,18 @@ namespace ada_ln_norm {
 enum Input { hidden, residual, modulation, weight };
 enum Output { x, residual_out };
 }  // namespace ada_ln_norm
+namespace cached_attention {
+enum Input { qkv, rotary, position, k_cache, v_cache };
+enum Output { out, k_cache_out, v_cache_out };
+}  // namespace cached_attention
 namespace linear {
 enum Input { x, weight };
 enum Output { y };
 }  // namespace linear
+namespace swi_glu {
+enum Input { gate, up };
+enum Output { y };
+}  // namespace swi_glu
 namespace group_norm_silu {
 enum Input { x, weight, bias };
 enum Output { y };
@@ -366,6 +376,42 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "CachedAttention", OperatorKind::kCachedAttention,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+        },
+        5, {
+            {"qkv", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"3 * nheads * headdim", 1, {{3, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"rotary", Element::kFloat32, kOne, -1,
+             {2, {{"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"position", Element::kInt32, kOne, -1,
+             {1, {{"positions", 1, {{1, {kPositions, kOne}}}}}},
+             {}},
+            {"k_cache", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"v_cache", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+        },
+        3, {
+            {"out", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"k_cache_out", Element::kState, kOne, 3,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+            {"v_cache_out", Element::kState, kOne, 4,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"num_tokens", 1, {{1, {kNumTokens, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "Linear", OperatorKind::kLinear,
         1, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -381,6 +427,25 @@ constexpr OperatorRow kOperators[] = {
         1, {
             {"y", Element::kActivation, kOne, -1,
              {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "SwiGlu", OperatorKind::kSwiGlu,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        2, {
+            {"gate", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+            {"up", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d", 1, {{1, {kD, kOne}}}}}},
              {}},
         },
     },
@@ -541,6 +606,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 12;
+constexpr int kOperatorCount = 14;
 
 }  // namespace aim_edge

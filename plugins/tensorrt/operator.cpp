@@ -106,9 +106,9 @@ int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* cons
     for (int i = 0; i < input_count(); ++i) call.inputs[mTensors.inputs[i] - mRow->inputs] = inputs[i];
     for (int i = 0; i < output_count(); ++i) {
         call.outputs[i] = outputs[i];
-        // The kernels leave the rows alone that are not active; a state that is not updated in place keeps them so.
+        // What the kernels leave of a state as it was must be there before, unless it is updated in place.
         const int alias = mTensors.outputs[i]->alias;
-        if (alias < 0 || call.sizes.of[kHasActive] == 0 || outputs[i] == inputs[alias]) continue;
+        if (alias < 0 || !keeps_states(mRow->kind, call.sizes) || outputs[i] == inputs[alias]) continue;
         size_t bytes = aim_kernels::dtype_size(call.states);
         const nvinfer1::Dims& dims = descriptions[alias].dims;
         for (int d = 0; d < dims.nbDims; ++d) bytes *= static_cast<size_t>(dims.d[d]);

@@ -155,6 +155,17 @@ class TrtBackend:
             self._engine_bytes += max(0, free - self.device.memory()[0])
         return self._engines[graph]
 
+    def updated_in_place(self) -> set[str]:
+        """Outputs of states that the step's operators write in their inputs' places, whether the engine says so or not.
+
+        CachedAttention writes one position of a cache. Where input and output have one address, that is all that is
+        moved, also below TensorRT 10, which knows of no aliases; were they two, each step would copy the whole cache.
+        """
+        step = self.record.graphs.get("step")
+        layers = 0 if step is None else step.plugins.get("CachedAttention", 0)
+        caches = {state.output for state in self.contract.states} if self.contract.family == "gpt" else set()
+        return caches if 2 * layers == len(caches) else set()
+
     def batches(self, engine: Engine) -> list[Sizes]:
         """Smallest, best and largest number of images in each profile of an engine."""
         name = self.contract.graphs[engine.graph].inputs[0].name

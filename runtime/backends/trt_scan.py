@@ -28,7 +28,8 @@ class Scan:
         batch: B.
         stream: the session's.
         shared: the session's memory, which holds the condition.
-        aliased: outputs that the step engine writes in their inputs' places.
+        aliased: outputs that the step engine writes in their inputs' places. Where this engine does not, it writes
+            them apart, and they are copied.
 
     Raises:
         EngineError: there is no such engine, it does not load, or it writes other outputs in place.
@@ -42,7 +43,9 @@ class Scan:
         self._shared = shared
         self._engine = backend.engine("scan")
         self._spec = backend.contract.graphs["scan"]
-        if (found := self._engine.aliased_outputs(backend.contract.states)) != aliased:
+        found = self._engine.aliased_outputs(backend.contract.states)
+        self._apart = [state for state in backend.contract.states if state.output in aliased - found]
+        if found - aliased:
             raise EngineError(
                 f"{self._engine.path}: writes {sorted(found)} in place, the step engine "
                 f"{sorted(aliased)}; build both alike"
@@ -82,10 +85,13 @@ class Scan:
             context.set_shape(tensor.name, tensor_shape(tensor, self._batch, length))
         for spec, (source, target) in zip(self._backend.contract.states, states, strict=True):
             context.bind(spec.input, source)
-            context.bind(spec.output, target)
+            context.bind(spec.output, arena.at.get(spec.output, target))
         self._stream.copy_in(arena.at["tokens"], np.ascontiguousarray(tokens))
         self._stream.copy_in(self._shared.at["position"], position)
         context.enqueue(self._stream)
+        for spec, (_, target) in zip(self._backend.contract.states, states, strict=True):
+            if spec.output in arena.at:
+                self._stream.copy(target, arena.at[spec.output], arena.size[spec.output])
         logits = np.empty((2 * self._batch, length, self._backend.contract.dims.vocab_size), np.float32)
         self._stream.copy_out(logits, arena.at["logits"])
         self._stream.synchronize()
@@ -98,6 +104,7 @@ class Scan:
         self.close()
         ports = {tensor.name: tensor for tensor in (*self._spec.inputs, *self._spec.outputs)}
         plan = [("scan", name, tensor_bytes(ports[name], self._batch, length)) for name in ("tokens", "logits")]
+        plan += [("scan", state.output, tensor_bytes(ports[state.output], self._batch)) for state in self._apart]
         plan.append(("scan scratch", "scratch", self._engine.scratch_bytes(self._profile)))
         owner = f"a scan of {length} codes of {self._batch} images"
         self._arena = arena = Arena(self._backend.device, owner, plan)

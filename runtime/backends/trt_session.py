@@ -75,7 +75,7 @@ class TrtSession:
         chosen = [choose_profile(backend.batches(engine), batch) for engine in (step, condition)]
         scratch = max(step.scratch_bytes(chosen[0]), condition.scratch_bytes(chosen[1]))
         self._stream = stream = backend.device.stream()
-        self._aliased = aliased = step.aliased_outputs(self._states)
+        self._aliased = aliased = step.aliased_outputs(self._states) | backend.updated_in_place()
         self._arena = arena = Arena(backend.device, f"a session of batch {batch}", self._plan(scratch, aliased))
         for engine, profile in zip((step, condition), chosen, strict=True):
             context = engine.context(profile, arena.at["scratch"], arena.size["scratch"], stream)

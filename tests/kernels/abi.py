@@ -39,6 +39,16 @@ class AdaLnNormParams(Params):
     ]
 
 
+class CachedAttentionParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows positions"),
+        *_each(c_int32, "num_tokens nheads headdim dtype state_dtype reserved"),
+        *_each(c_void_p, "qkv rotary position k_cache v_cache out workspace"),
+        ("workspace_size", c_uint64),
+    ]
+
+
 class CausalConv1dParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -114,6 +124,15 @@ class LinearParams(Params):
     ]
 
 
+class SwiGluParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows width"),
+        *_each(c_int32, "dtype reserved"),
+        *_each(c_void_p, "gate up y"),
+    ]
+
+
 class Mamba2DecodeStepParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -165,10 +184,12 @@ class ImageParams(Params):
 
 OPERATORS: dict[str, type[Params]] = {
     "ada_ln_norm": AdaLnNormParams,
+    "cached_attention": CachedAttentionParams,
     "causal_conv1d": CausalConv1dParams,
     "selective_scan": SelectiveScanParams,
     "group_norm_silu": GroupNormSiluParams,
     "linear": LinearParams,
+    "swi_glu": SwiGluParams,
     "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
@@ -194,7 +215,8 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step", "mamba2_layers", "group_norm_silu", "norm_conv"):
+        workspaces = "selective_scan mamba2_decode_step mamba2_layers group_norm_silu norm_conv cached_attention"
+        for name in workspaces.split():
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         self._c.aim_mamba2_layers_resident.argtypes = [ctypes.POINTER(Mamba2LayersParams)]

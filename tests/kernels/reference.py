@@ -82,6 +82,32 @@ def ada_ln_norm(
     return normed * (1 + modulation[:, scale]) + modulation[:, shift], residual
 
 
+def cached_attention(
+    qkv: Array, rotary: Array, position: NDArray[np.int32], k_cache: Array, v_cache: Array
+) -> tuple[Array, Array, Array]:
+    """qkv (rows, 3 nheads headdim), rotary (T, headdim), position (positions), caches (rows, nheads, T, headdim).
+
+    Returns out (rows, nheads headdim) and both caches.
+    """
+    rows, nheads, _, headdim = k_cache.shape
+    q, k, v = np.moveaxis(qkv.reshape(rows, 3, nheads, headdim), 1, 0)
+    at = position[np.arange(rows) % len(position)]
+    cosine, sine = np.moveaxis(rotary.reshape(-1, 1, headdim // 2, 2)[at], -1, 0)
+
+    def turned(x: Array) -> Array:
+        pairs = np.stack([x[..., ::2] * cosine - x[..., 1::2] * sine, x[..., 1::2] * cosine + x[..., ::2] * sine], -1)
+        return pairs.reshape(x.shape)
+
+    keys, values, out = k_cache.copy(), v_cache.copy(), np.empty((rows, nheads, headdim))
+    for row, t in enumerate(at):
+        keys[row, :, t], values[row, :, t] = turned(k)[row], v[row]
+        scores = np.einsum("hp,htp->ht", turned(q)[row], keys[row, :, : t + 1]) / np.sqrt(headdim)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        out[row] = np.einsum("ht,htp->hp", shares, values[row, :, : t + 1])
+    return out.reshape(rows, -1), keys, values
+
+
 def group_norm_silu(x: Array, weight: Array, bias: Array, groups: int, eps: float, apply_silu: bool) -> Array:
     """x (batch, channels, height, width), weight and bias (channels)."""
     grouped = x.reshape(len(x), groups, -1)

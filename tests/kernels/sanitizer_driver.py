@@ -20,6 +20,7 @@ from kernels import (
     norm_conv_case,
     scan_case,
     test_ada_ln_norm,
+    test_cached_attention,
     test_causal_conv1d,
     test_group_norm_silu,
     test_image,
@@ -80,6 +81,15 @@ ADA_LNS = [
     for dtype in (FLOAT32, FLOAT16)
     for d_model, in_place in ((100, True), (1028, False), (2052, False), (4100, True))
 ]
+ATTENTIONS = [
+    test_cached_attention.BASE.but(dtype=dtype, state_dtype=dtype, **factor)
+    for dtype in (FLOAT32, FLOAT16)
+    for factor in (
+        {"headdim": 48},
+        {"num_tokens": 600, "at": (511, 200)},
+        {"positions": 1, "each": 1, "num_tokens": 1500, "at": (1400,)},
+    )
+]
 LINEARS = [
     test_linear.BASE.but(dtype=dtype, rows=rows, in_features=k, out_features=19)
     for dtype in (FLOAT32, FLOAT16, BFLOAT16)
@@ -114,6 +124,7 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_causal_conv1d.test_matches_the_reference, CONVS),
     (test_rms_norm_gated.test_matches_the_reference, NORMS),
     (test_ada_ln_norm.test_matches_the_reference, ADA_LNS),
+    (test_cached_attention.test_matches_the_reference, ATTENTIONS),
     (test_linear.test_matches_the_reference, LINEARS),
     (test_group_norm_silu.test_matches_the_reference, GROUP_NORMS),
     (test_norm_conv.test_matches_the_reference, NORM_CONVS),

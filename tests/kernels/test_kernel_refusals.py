@@ -34,6 +34,10 @@ NORM_CONV = {"batch": 1, "in_channels": 64, "height": 4, "width": 4, "out_channe
 NORM_CONV |= {"dtype": abi.FLOAT16, "workspace_size": 1 << 20}
 NORM_CONV |= dict.fromkeys(("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace"), SOME)
 BASES |= {"norm_conv": NORM_CONV}
+ATTENTION = {"rows": 2, "positions": 1, "num_tokens": 16, "nheads": 3, "headdim": 64}
+ATTENTION |= dict.fromkeys(("qkv", "rotary", "position", "k_cache", "v_cache", "out"), SOME)
+BASES |= {"cached_attention": ATTENTION}
+BASES |= {"swi_glu": {"rows": 1, "width": 16} | dict.fromkeys(("gate", "up", "y"), SOME)}
 BASES |= {"sample": SAMPLE, "image_to_uint8": IMAGE}
 
 # Operator, the field that is wrong, its value, the code, and words of the message: what was found, what is supported.
@@ -90,6 +94,26 @@ REFUSED = [
     ("ada_ln_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("ada_ln_norm", "residual", None, abi.NULL_POINTER, ["residual is null"]),
     ("ada_ln_norm", "modulation", SOME + 4, abi.MISALIGNED, ["modulation", "16"]),
+    ("cached_attention", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
+    ("cached_attention", "rows", 1 << 31, abi.UNSUPPORTED_SHAPE, ["2147483648 * 3", "up to 2147483647"]),
+    ("cached_attention", "positions", 3, abi.UNSUPPORTED_SHAPE, ["positions is 3", "rows, which is 2"]),
+    ("cached_attention", "nheads", 0, abi.UNSUPPORTED_SHAPE, ["nheads is 0"]),
+    ("cached_attention", "num_tokens", 4097, abi.UNSUPPORTED_SHAPE, ["num_tokens is 4097", "1 to 4096"]),
+    ("cached_attention", "headdim", 20, abi.UNSUPPORTED_SHAPE, ["headdim is 20", "steps of 8"]),
+    ("cached_attention", "headdim", 136, abi.UNSUPPORTED_SHAPE, ["headdim is 136", "8 to 128"]),
+    ("cached_attention", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("cached_attention", "state_dtype", abi.BFLOAT16, abi.UNSUPPORTED_DTYPE, ["k_cache", "float16"]),
+    *(
+        ("cached_attention", field, None, abi.NULL_POINTER, [f"{field} is null"])
+        for field in ("qkv", "rotary", "position", "k_cache", "v_cache", "out")
+    ),
+    ("cached_attention", "v_cache", SOME + 8, abi.MISALIGNED, ["v_cache", "16"]),
+    ("cached_attention", "num_tokens", 4096, abi.NULL_POINTER, ["workspace is null"]),
+    ("swi_glu", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("swi_glu", "width", 12, abi.UNSUPPORTED_SHAPE, ["width is 12", "steps of 8"]),
+    ("swi_glu", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("swi_glu", "up", None, abi.NULL_POINTER, ["up is null"]),
+    ("swi_glu", "gate", SOME + 8, abi.MISALIGNED, ["gate", "16"]),
     ("causal_conv1d", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
     ("causal_conv1d", "d_conv", 5, abi.UNSUPPORTED_SHAPE, ["d_conv is 5", "2, 3, 4"]),
     ("causal_conv1d", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from needs import rtx_version
 
 from aim_edge.aim import (
     AimModel,
@@ -122,6 +124,50 @@ def test_tokens_are_those_of_pytorch(checkpoint: Checkpoint, bundle: Path, sampl
     assert images.shape == (3, 10, 10, 3) and len(np.unique(wanted)) > 5
 
 
+@pytest.mark.parametrize("lowering", ["plugin", "plugin-fused"])
+def test_operators_draw_the_tokens_of_pytorch(checkpoint: Checkpoint, lowering: str, tmp_path: Path) -> None:
+    """Through the operators' bodies; images at different positions, too."""
+    path = export_bundle(checkpoint, tmp_path / lowering, lowering=lowering)
+    nodes = onnx.load(path / "step.trt.onnx", load_external_data=False).graph.node
+    counts = Counter(node.op_type for node in nodes if node.domain)
+    assert counts == {"CachedAttention": 2} | ({"AdaLnNorm": 4, "SwiGlu": 2} if lowering == "plugin-fused" else {})
+    assert not (path / "scan.trt.onnx").exists(), "a scan has no operators of ours"
+    wanted = draw_tokens(gpt_of(checkpoint), CLASSES, 7, SamplingConfig(guidance_scale=1.5, top_k=20))
+    with Generator.open(path) as generator:
+        tokens = generator.generate(CLASSES, seed=7, guidance_scale=1.5, top_k=20, top_p=1.0)[1]
+        np.testing.assert_array_equal(tokens, wanted)
+        labels, given = CLASSES[:2], np.pad(wanted[:2], ((0, 0), (1, 0)))
+        logits = decode_logits(gpt_of(checkpoint), labels, wanted[:2])
+        session = generator.session(2)
+        session.set_condition(labels)
+        session.scan(given[:, :4], 0)
+        first = session.step(given[[0, 1], [9, 4]], np.array([9, 4]))
+        np.testing.assert_allclose(first[[1, 3]], logits[4, [1, 3]], rtol=0, atol=1e-4)
+
+
+def test_operators_in_float16(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    kinds = {"precision": "float16", "state_dtype": "float16"}
+    path = export_bundle(checkpoint, tmp_path / "b", lowering="plugin-fused", **kinds)  # type: ignore[arg-type]
+    nodes = onnx.load(path / "step.trt.onnx", load_external_data=False).graph.node
+    counts = Counter(node.op_type for node in nodes if node.domain)
+    assert counts["Linear"] == 2 * 5 + 1 and counts["CachedAttention"] == 2
+    assert not [node for node in nodes if node.op_type == "MatMul"]
+    report = validate(path, checkpoint, state_every=4)
+    assert report.passed, report.failures
+    unknown = check_weights(Bundle.open(path), checkpoint).unknown
+    assert not [name for name in unknown if not name.startswith("vq_")]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_every_graph_becomes_an_engine(checkpoint: Checkpoint, precision: str, tmp_path: Path) -> None:
+    """By a parser of TensorRT's that needs no GPU."""
+    rtx_version()
+    path = export_bundle(checkpoint, tmp_path / "b", precision=precision, state_dtype=precision)
+    (made,) = build_engines(path, ["rtx:sm89"], batch=(1, 2, 4), length=(1, 12, 25)).values()
+    assert list(made.graphs) == ["condition", "step", "scan", "vq_decode"]
+    assert Bundle.open(path).manifest.engines["rtx:sm89"] == made
+
+
 def test_snapshots_and_images_that_stand_apart(checkpoint: Checkpoint, bundle: Path) -> None:
     """One image restored at position 9, one at position 3, from two runs; both go on together."""
     tokens = np.random.default_rng(2).integers(0, 48, (2, 25))
@@ -198,8 +244,8 @@ def test_the_floors_weights_are_those_of_the_model(checkpoint: Checkpoint, bundl
 
 
 def test_refusals(checkpoint: Checkpoint, bundle: Path, tmp_path: Path) -> None:
-    for lowering in ("onnx", "onnx-opset27", "plugin", "plugin-fused"):
-        with pytest.raises(ValueError, match=rf"lowering is '{lowering}'.*allowed for it: 'primitive'"):
+    for lowering in ("onnx", "onnx-opset27"):
+        with pytest.raises(ValueError, match=rf"lowering is '{lowering}'.*allowed for it: 'primitive', 'plugin', "):
             export_bundle(checkpoint, tmp_path / "b", lowering=lowering)
     with pytest.raises(ValueError, match="precision is 'bfloat16'; allowed: float32, float16"):
         export_bundle(checkpoint, tmp_path / "b", precision="bfloat16")
@@ -209,8 +255,12 @@ def test_refusals(checkpoint: Checkpoint, bundle: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="a Transformer's, and load_checkpoint does not read its"):
         validate(bundle)
-    with pytest.raises(ValueError, match="family 'gpt'"):
-        build_engines(bundle, ["rtx:sm86"])
+    heads = replace(checkpoint, aim=GptModel(replace(CONFIG, d_model=60, nheads=3)))
+    with pytest.raises(ValueError, match="nheads is 20; CachedAttention takes 8 to 128 in steps of 8; the lowering"):
+        export_bundle(heads, tmp_path / "b", lowering="plugin")
+    long = replace(checkpoint, aim=GptModel(replace(CONFIG, num_tokens=4225)))
+    with pytest.raises(ValueError, match="num_tokens is 4225; CachedAttention takes up to 4096"):
+        export_bundle(long, tmp_path / "b", lowering="plugin-fused")
 
 
 def test_weight_files(checkpoint: Checkpoint, bundle: Path, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ VALID: dict[str, list[Field]] = {
     ],
     "UpsampleConv": [("aim_edge_version", "int32", 1), ("groups", "int64", 32), ("eps", "float32", 1e-6)],
     "NormConvImage": [("aim_edge_version", "int32", 1)],
+    "CachedAttention": [("aim_edge_version", "int32", 1), ("nheads", "int64", 12), ("headdim", "int32", 64)],
+    "SwiGlu": [("aim_edge_version", "int32", 1)],
     "Linear": [("aim_edge_version", "int32", 1)],
     "Mamba2DecodeStep": [
         ("aim_edge_version", "int64", 1),
@@ -103,6 +105,7 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("CausalConv1d", [("aim_edge_version", "float32", 1.0)], "expected one integer"),
     ("CausalConv1d", [("activation", "int32", 1)], "expected a string"),
     ("AdaLnNorm", changed("AdaLnNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
+    ("CachedAttention", changed("CachedAttention", headdim=12), "headdim is 12; supported: 8 to 128 in steps of 8"),
     ("RmsNormGated", [("eps", "int32", 0)], "expected one FLOAT32"),
     ("RmsNormGated", changed("RmsNormGated", ngroups=0), "'ngroups' is 0; expected 1 to"),
     ("RmsNormGated", changed("RmsNormGated", eps=-1.0), "eps is -1; supported: 0 or more"),

@@ -150,6 +150,39 @@ def test_the_demo(lowering: str, precision: str, options: Any, tmp_path: Path) -
             assert error <= (1e-4 if exact else 2e-2), (graph, name)
 
 
+@pytest.mark.parametrize(
+    ("lowering", "precision"), [("plugin", "float32"), ("plugin-fused", "float32"), ("plugin-fused", "float16")]
+)
+def test_a_transformer(lowering: str, precision: str, options: Any, tmp_path: Path) -> None:
+    """Its step with the library, without bodies and with them, gives what the bodies and the scan give."""
+    pytest.importorskip("torch", reason="NOT RUN: needs torch, to export a model")
+    from make_gpt import checkpoint
+    from ort_decode import decode, differences
+
+    from aim_edge.export import export_bundle
+    from aim_edge.runtime import Bundle
+
+    kinds = {"precision": precision, "state_dtype": precision}
+    bundle = Bundle.open(
+        export_bundle(checkpoint("tiny", 25), tmp_path / "b", lowering=lowering, **kinds)  # type: ignore[arg-type]
+    )
+    labels, tokens = np.array([3, 0]), np.random.default_rng(0).integers(0, 48, (2, 25))
+
+    def decoded(graph: str, options: Any) -> Any:
+        return decode(bundle, lambda file: open_session(str(bundle.path / file), options), labels, tokens, graph)
+
+    wanted, states = decoded("scan", ort.SessionOptions())
+    exact = precision == "float32"
+    for graph, used in (("step", ort.SessionOptions()), ("step.trt", options), ("step", options)):
+        found, after = decoded(graph, used)
+        told = differences(found, wanted)
+        assert told["cosine"] > (0.999999 if exact else 0.9999), (graph, told)
+        assert told["norm_ratio"] < (1e-4 if exact else 0.01), (graph, told)
+        for name, value in states.items():
+            error = np.abs(after[name].astype(np.float32) - value).max() / np.abs(value).max()
+            assert error <= (1e-4 if exact else 2e-2), (graph, name)
+
+
 def test_an_image_decoder_of_convolutions_with_norms(options: Any, tmp_path: Path) -> None:
     """The graphs without bodies and with them give what the bodies give where the library is not."""
     torch = pytest.importorskip("torch", reason="NOT RUN: needs torch, to export a tokenizer")

@@ -169,6 +169,38 @@ inline Case ada_ln_case(const char* name, DataType type, int64_t rows, int64_t v
     return made;
 }
 
+inline Case attention_case(const char* name, Types types, reference::AttentionSizes n) {
+    Draw draw(19);
+    const double state = state_bound(types);
+    const int64_t width = n.nheads * n.headdim;
+    Case made{"CachedAttention", name, {}, {}, {}, {state, state, state}, {-1, 3, 4}, false};
+    made.attributes = {number("aim_edge_version", 1), number("nheads", n.nheads), number("headdim", n.headdim)};
+    int64_t image = 0;
+    Tensor position = make_tensor("position", DataType::kINT32, {n.positions},
+                                  [&] { return static_cast<double>((n.tokens - 1 + 5 * image++) % n.tokens); });
+    made.inputs = {draw.normal("qkv", types.activations, {n.rows, 3 * width}),
+                   draw.normal("rotary", DataType::kFLOAT, {n.tokens, n.headdim}), position,
+                   draw.normal("k_cache", types.states, {n.rows, n.nheads, n.tokens, n.headdim}),
+                   draw.normal("v_cache", types.states, {n.rows, n.nheads, n.tokens, n.headdim})};
+    const auto& in = made.inputs;
+    auto keys = in[3].values, values = in[4].values;
+    const auto out = reference::cached_attention(n, in[0].values, in[1].values, in[2].values, keys, values);
+    made.outputs = {Tensor{"out", types.activations, {n.rows, width}, out},
+                    Tensor{"k_cache_out", types.states, in[3].shape, keys},
+                    Tensor{"v_cache_out", types.states, in[3].shape, values}};
+    return made;
+}
+
+inline Case swi_glu_case(const char* name, DataType type, int64_t rows, int64_t width) {
+    Draw draw(20);
+    Case made{"SwiGlu", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.inputs = {draw.normal("gate", type, {rows, width}), draw.normal("up", type, {rows, width})};
+    Tensor y{"y", type, {rows, width}, made.inputs[1].values};
+    for (size_t i = 0; i < y.values.size(); ++i) y.values[i] *= reference::silu(made.inputs[0].values[i]);
+    made.outputs = {y};
+    return made;
+}
+
 inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
     Draw draw(16);
     Case made{"Linear", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};

@@ -91,6 +91,43 @@ inline Values rms_norm_gated(int64_t d, int64_t ngroups, double eps, const Value
 }
 
 // hidden and residual (rows, d), modulation (rows, vectors, d), weight (d). Returns x; the residual is updated.
+struct AttentionSizes {
+    int64_t rows, positions, tokens, nheads, headdim;
+};
+
+// Keys and values (rows, nheads, tokens, headdim) are updated.
+inline Values cached_attention(const AttentionSizes& n, const Values& qkv, const Values& rotary, const Values& position,
+                               Values& keys, Values& values) {
+    const int64_t width = n.nheads * n.headdim;
+    Values out(n.rows * width);
+    const auto turned = [&](const double* x, int64_t t, int64_t i) {
+        const double* angle = &rotary[t * n.headdim + i / 2 * 2];
+        return i % 2 == 0 ? x[i] * angle[0] - x[i + 1] * angle[1] : x[i] * angle[0] + x[i - 1] * angle[1];
+    };
+    for (int64_t r = 0; r < n.rows; ++r) {
+        const auto t = static_cast<int64_t>(position[r % n.positions]);
+        for (int64_t h = 0; h < n.nheads; ++h) {
+            const double* q = &qkv[r * 3 * width + h * n.headdim];
+            const int64_t cache = (r * n.nheads + h) * n.tokens * n.headdim;
+            for (int64_t i = 0; i < n.headdim; ++i) {
+                keys[cache + t * n.headdim + i] = turned(q + width, t, i);
+                values[cache + t * n.headdim + i] = q[2 * width + i];
+            }
+            double total = 0.0;
+            double* to = &out[r * width + h * n.headdim];
+            for (int64_t at = 0; at <= t; ++at) {
+                double score = 0.0;
+                for (int64_t i = 0; i < n.headdim; ++i) score += turned(q, t, i) * keys[cache + at * n.headdim + i];
+                const double share = std::exp(score / std::sqrt(static_cast<double>(n.headdim)));
+                total += share;
+                for (int64_t i = 0; i < n.headdim; ++i) to[i] += share * values[cache + at * n.headdim + i];
+            }
+            for (int64_t i = 0; i < n.headdim; ++i) to[i] /= total;
+        }
+    }
+    return out;
+}
+
 inline Values ada_ln_norm(int64_t vectors, int64_t d, int64_t gate, int64_t shift, int64_t scale, double eps,
                           const Values& hidden, Values& residual, const Values& modulation, const Values& weight) {
     Values x(hidden.size());

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from aim_edge.aim import Checkpoint, GptConfig, GptModel, VqConfig, VqModel
 from aim_edge.cli import app
 from aim_edge.cli.demo import first_difference
 from aim_edge.cli.drawing import choose_classes
 from aim_edge.export import Gates, export_bundle
-from aim_edge.runtime import BackendMissingError, Generator, NonFiniteError
+from aim_edge.runtime import BackendMissingError, Bundle, Generator, NonFiniteError
 from aim_edge.runtime.bundle import read_manifest
 from aim_edge.runtime.contract import LOWERINGS
 
@@ -93,6 +95,40 @@ def test_export_refuses(arguments: list[str], message: str, tmp_path: Path, run:
     status, _, err = run("export", *arguments[:1], tmp_path / "b", *arguments[1:])
     assert status == 2 and message in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--transformer", "B"], "--transformer needs --tokenizer, the weight file of its tokenizer"),
+        (["--transformer", "huge", "--tokenizer", "vq.pt"], "preset 'huge' is unknown; allowed: ['b', 'l', 'xl']"),
+        (["--transformer", "B", "--tokenizer", "vq.pt", "--tokens", "200"], "num_tokens is 200; must be a square"),
+        (["--transformer", "B", "--tokenizer", "vq.pt"], "c2i.pt is no file; expected a weight file"),
+        (["--tokens", "576"], "--tokenizer and --tokens are of a Transformer; give --transformer too"),
+    ],
+)
+def test_export_of_a_transformer_refuses(options: list[str], message: str, tmp_path: Path, run: Run) -> None:
+    status, _, err = run("export", tmp_path / "c2i.pt", tmp_path / "b", *options)
+    assert status == 2 and message in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_export_of_a_transformer(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    small = GptConfig(d_model=32, n_layer=1, nheads=2, vocab_size=24, num_classes=3, num_tokens=9)
+    vq = VqModel(VqConfig(n_embed=24, ch=32, ch_mult=(1, 1), z_channels=32, num_res_blocks=1)).eval()
+    given: list[Any] = []
+
+    def load(weights: str, config: GptConfig, tokenizer: Path) -> Checkpoint:
+        given.extend((weights, config, tokenizer))
+        return Checkpoint(GptModel(small).eval(), vq, None, {}, weights, "0" * 64)
+
+    monkeypatch.setattr("aim_edge.aim.load_gpt_checkpoint", load)
+    chosen = ("--transformer", "XL", "--tokenizer", "vq.pt", "--tokens", "576", "--lowering", "plugin-fused")
+    status, said, _ = run("export", "c2i.pt", tmp_path / "b", *chosen)
+    assert status == 0 and "plugin-fused, float32" in said and "validate" not in said
+    assert given == ["c2i.pt", GptConfig.preset("XL", num_tokens=576), Path("vq.pt")]
+    assert Bundle.open(tmp_path / "b").manifest.family == "gpt"
 
 
 def test_export_with_fused_convolutions(tiny: Path, tmp_path: Path, run: Run) -> None:

@@ -34,6 +34,7 @@ from aim_edge.cli import main
 from aim_edge.export import EngineBuildError, TrtOptions
 from aim_edge.runtime import Bundle, BundleError
 from aim_edge.runtime.bundle import read_manifest, sha256_of
+from aim_edge.runtime.manifest import Manifest
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -177,6 +178,20 @@ def test_a_plugins_state_has_the_states_type(toy: Path, play: Play, library: Pat
     build(toy, graphs=["step"], options=TrtOptions(plugins=library))
     scan = next(layer for layer in world.networks["step"].all if layer.name == "scan_0")
     assert scan.asked == {"output 0": F16}  # a plugin has no precision, and its state is the network's output
+
+
+def test_a_transformers_scan_has_no_plugins(
+    toy: Path, play: Play, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_plugins(toy)
+    play("8.6.0")
+    options = TrtOptions(plugins=library)
+    with pytest.raises(EngineBuildError, match=r"scan\.trt\.onnx: TensorRT 8\.6\.0 made no plugin of its operators"):
+        build(toy, graphs=["scan"], options=options)
+    monkeypatch.setattr(Manifest, "family", "gpt")
+    assert build(toy, graphs=["scan"], options=options).graphs["scan"].plugins == {}
+    with pytest.raises(EngineBuildError, match=r"step\.trt\.onnx: TensorRT 8\.6\.0 made no plugin of its operators"):
+        build(toy, graphs=["step"], options=options)
 
 
 def test_a_plugins_residual_stays_float32(toy: Path, play: Play, library: Path) -> None:

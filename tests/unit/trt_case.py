@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,18 @@ LENGTH = (2, 4, 5)
 FOLDER = "engines/trt-8.6/sm90"
 
 
-def make_engines(root: Path, version: str = "8.6.1", **misbehaviour: dict[str, Any]) -> Path:
-    """Adds engines and a plugin library to a bundle. `misbehaviour`: graph -> what `write_engine` takes."""
+def make_engines(
+    root: Path,
+    version: str = "8.6.1",
+    operators: dict[str, dict[str, int]] | None = None,
+    **misbehaviour: dict[str, Any],
+) -> Path:
+    """Adds engines and a plugin library to a bundle. `misbehaviour`: graph -> what `write_engine` takes.
+
+    `operators`: graph -> how many plugins of which operator are recorded.
+    """
     manifest = read_manifest(root)
+    recorded = operators or {graph: {"SelectiveScan": 2} for graph in ("step", "scan")}
     engines = {}
     for graph in GRAPHS:
         path = root / FOLDER / f"{graph}.engine"
@@ -35,10 +45,10 @@ def make_engines(root: Path, version: str = "8.6.1", **misbehaviour: dict[str, A
         write_engine(path, onnx, [list(sizes) for sizes in BATCHES], list(LENGTH), **misbehaviour.get(graph, {}))
         engines[graph] = EngineFile(
             f"{FOLDER}/{graph}.engine", path.stat().st_size, sha256_of(path), manifest.files[onnx.name].sha256,
-            plugins={"SelectiveScan": 2} if graph in ("step", "scan") else {},
+            plugins=recorded.get(graph, {}),
         )  # fmt: skip
     library = root / FOLDER / "libaim_edge_tensorrt.so"
-    library.write_text('["SelectiveScan"]')
+    library.write_text(json.dumps(sorted({name for graph in recorded.values() for name in graph})))
     plugin = PluginRecord(f"{FOLDER}/{library.name}", library.stat().st_size, sha256_of(library), 200)
     record = EngineRecord(
         "trt:sm90", "TensorRT", version, ("sm90",), "float32", BATCHES, LENGTH, engines, plugin=plugin
@@ -79,12 +89,16 @@ Make = Callable[..., Case]
 
 @pytest.fixture(name="make")
 def make_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Makes a case: `cuda`, `version`, `aliases` for the fakes, `layout` for the toy, graphs for `make_engines`."""
+    """Makes a case.
+
+    `cuda`, `version`, `aliases` for the fakes, `layout` for the toy or another `bundle`, the rest for `make_engines`.
+    """
     cases: list[Case] = []
 
     def build(
         *, cuda: FakeCuda | None = None, version: str = "8.6.1", aliases: bool = False,
-        layout: tuple[str, bool] = ("float32", False), kernels: int = 200, **misbehaviour: Any,
+        layout: tuple[str, bool] = ("float32", False), kernels: int = 200, bundle: Path | None = None,
+        **misbehaviour: Any,
     ) -> Case:  # fmt: skip
         driver = cuda or FakeCuda()
         module, library = make_module(driver, version, aliases=aliases), make_library(driver, kernels)
@@ -92,7 +106,8 @@ def make_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]
         monkeypatch.setattr("aim_edge.runtime.cuda.load_library", lambda: driver.library)
         monkeypatch.setattr(tensorrt, "load_library", lambda path: library)
         monkeypatch.setattr(tensorrt, "_loaded", {})
-        root = make_engines(make_bundle(tmp_path / f"bundle{len(cases)}", *layout), version, **misbehaviour)
+        root = make_bundle(tmp_path / f"bundle{len(cases)}", *layout) if bundle is None else bundle
+        make_engines(root, version, **misbehaviour)
         cases.append(Case(root, driver, module))
         return cases[-1]
 

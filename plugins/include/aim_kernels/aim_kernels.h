@@ -2,6 +2,7 @@
 #pragma once
 
 #include "aim_kernels/ada_ln_norm.h"
+#include "aim_kernels/cached_attention.h"
 #include "aim_kernels/causal_conv1d.h"
 #include "aim_kernels/common.h"
 #include "aim_kernels/group_norm_silu.h"
@@ -13,4 +14,5 @@
 #include "aim_kernels/rms_norm_gated.h"
 #include "aim_kernels/sample.h"
 #include "aim_kernels/selective_scan.h"
+#include "aim_kernels/swi_glu.h"
 #include "aim_kernels/transpose.h"
