@@ -22,7 +22,7 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     lowering: Annotated[
-        str, typer.Option(help="primitive, onnx, onnx-opset27, plugin or plugin-fused.")
+        str, typer.Option(help="primitive, onnx, onnx-opset27, plugin, plugin-fused or plugin-layers.")
     ] = "primitive",
     precision: Annotated[str, typer.Option(help="Of weights and activations: float32 or float16.")] = "float32",
     state_dtype: Annotated[str, typer.Option(help="Of the recurrent state: float32 or float16.")] = "float32",
@@ -30,7 +30,7 @@ def export(
         bool,
         typer.Option(
             "--fused-convolutions",
-            help="The image decoder's convolutions as operators with their norms; plugin-fused in float16 only.",
+            help="The image decoder's convolutions as operators with their norms; plugin-fused and plugin-layers in float16 only.",
         ),
     ] = False,
     keep_float32: Annotated[

@@ -167,6 +167,10 @@ class GraphBuilder:
     def slice(self, x: ir.Value, start: int, end: int, axis: int) -> ir.Value:
         return self.op("Slice", x, self.ints(start), self.ints(end), self.ints(axis))
 
+    def layer(self, x: ir.Value, index: int, axis: int) -> ir.Value:
+        """What lies at an index of an axis, without that axis."""
+        return self.op("Gather", x, self.const(index, "int64"), axis=axis)
+
     def attribute(self, name: str) -> ir.Value:
         """An integer attribute of the function that is being built."""
         return self.op("Constant", value_int=ir.RefAttr("value_int", name, ir.AttributeType.INT))

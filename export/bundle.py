@@ -23,6 +23,7 @@ from .decoder import check_keep_float32, condition_graph, decoder_graph
 from .decoder_gpt import check_gpt_lowering, gpt_condition_graph, gpt_decoder_graph
 from .dims import model_dims
 from .lowerings import LOWERINGS
+from .mixers_layers import PluginLayers, check_layers
 from .tokenizer import Tokenizer, decode_graph, encode_graph
 from .tokenizer_fused import FusedTokenizer, check_fused_convolutions
 from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
@@ -52,15 +53,15 @@ def export_bundle(
             `aim` is a `GptModel` (in the lowerings "primitive", "plugin" and "plugin-fused").
         out: the bundle's folder; it must not exist unless `overwrite`.
         lowering: how the mixers are written: "primitive" (standard operators, opset 17), "onnx" (ONNX
-            Runtime's com.microsoft operators), "onnx-opset27" (the standard's own, ai.onnx 27), "plugin" or
-            "plugin-fused" (operators of the aim_edge domain; each graph is written twice, with the operators'
-            bodies for ONNX Runtime and, as `without_bodies` names it, without them for TensorRT).
+            Runtime's com.microsoft operators), "onnx-opset27" (the standard's own, ai.onnx 27), "plugin",
+            "plugin-fused" or "plugin-layers" (operators of the aim_edge domain; each graph is written twice, with the
+            operators' bodies for ONNX Runtime and, as `without_bodies` names it, without them for TensorRT).
         precision: "float32" or "float16", of activations and stored matrices.
         state_dtype: "float32" or "float16", of conv_state and ssm_state; of a Transformer, k_cache and v_cache.
         fused_convolutions: vq_decode's convolutions are operators of ours, too, with the norms around them; only with
-            the lowering "plugin-fused" in float16.
+            the lowerings "plugin-fused" and "plugin-layers" in float16.
         keep_float32: layers (from 0) that compute in float32 in a float16 bundle, weights included; in any lowering but
-            "plugin-fused". What `validate` proposes where half precision breaks a gate.
+            those two. What `validate` proposes where half precision breaks a gate.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -100,7 +101,12 @@ def export_bundle(
             contract = build_gpt_contract(dims, state_dtype=state_dtype)
         else:
             transposed = LOWERINGS[lowering].recurrence.transposed_state
-            contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
+            stacked = issubclass(LOWERINGS[lowering].recurrence, PluginLayers)
+            if stacked:
+                check_layers(loaded.aim.config)
+            contract = build_contract(
+                dims, state_dtype=state_dtype, transposed_state=transposed, stacked_states=stacked
+            )
         decoder = FusedTokenizer if fused_convolutions else Tokenizer
         models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder, keep_float32))
         with_bodies = any(model.functions for model in models.values())

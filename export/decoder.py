@@ -13,6 +13,7 @@ from aim_edge.runtime.contract import Contract
 from .builder import GraphBuilder
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
+from .mixers_layers import PluginLayers
 from .mixers_plugin import PluginFused
 from .weights import Weights
 
@@ -67,10 +68,10 @@ def check_keep_float32(layers: Collection[int], n_layer: int, lowering: str, pre
     """Raises ValueError where these layers cannot be kept in float32."""
     if bad := [i for i in layers if type(i) is not int or not 0 <= i < n_layer]:
         raise ValueError(f"keep_float32 holds {bad}; allowed: layers 0..{n_layer - 1}")
-    if layers and (precision != "float16" or lowering == "plugin-fused"):
+    if layers and (precision != "float16" or lowering in ("plugin-fused", "plugin-layers")):
         raise ValueError(
             f"keep_float32 is {sorted(layers)} with lowering {lowering!r} and precision {precision!r}; it is for "
-            "float16, in a lowering other than plugin-fused, whose operators hold several layers' parts"
+            "float16, in a lowering other than plugin-fused and plugin-layers, whose operators hold several layers' parts"
         )
 
 
@@ -113,10 +114,23 @@ class _Decoder:
             self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
         outputs: dict[str, ir.Value] = {}
         residual = self._embed(given)
+        if isinstance(self.recurrence, PluginLayers):
+            if not self.sequence:
+                states = given["conv_state"], given["ssm_state"]
+                residual, *new = self.recurrence.layers(residual, self.modulation, *states)
+                outputs["conv_state_out"], outputs["ssm_state_out"] = new
+                outputs["logits"] = self._head(residual, given["final_modulation"])
+                return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
+            for kind in ("conv_state", "ssm_state"):
+                given |= {f"{kind}_{i}": g.layer(given[kind], i, 1) for i in range(config.n_layer)}
         branch: Branch | None = None
         for i in range(config.n_layer):
             with g.computing("float32" if i in self.keep_float32 else g.base):
                 residual, branch = self._layer(i, residual, branch, given, outputs)
+        if isinstance(self.recurrence, PluginLayers):
+            for kind in ("conv_state_out", "ssm_state_out"):
+                parts = [g.unsqueeze(outputs.pop(f"{kind}_{i}"), 1) for i in range(config.n_layer)]
+                outputs[kind] = g.op("Concat", *parts, axis=1)
         outputs["logits"] = self._head(self._joined(residual, branch), given["final_modulation"])
         return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
 

@@ -29,8 +29,8 @@ RTX_TARGETS = tuple(f"rtx:{sm}" for sm in SMS)
 AT_HAND = "tensorrt"  # trt: of the GPU at hand
 BATCH: tuple[Sizes, ...] = ((1, 1, 8),)
 _FOLDER = "engines"
-_LOWERINGS = {"rtx": ("primitive",), "trt": ("primitive", "plugin", "plugin-fused")}
-_PLUGIN_LOWERINGS = ("plugin", "plugin-fused")
+_LOWERINGS = {"rtx": ("primitive",), "trt": ("primitive", "plugin", "plugin-fused", "plugin-layers")}
+_PLUGIN_LOWERINGS = ("plugin", "plugin-fused", "plugin-layers")
 
 
 def build_engines(
@@ -50,7 +50,7 @@ def build_engines(
     of the same targets is replaced.
 
     Args:
-        bundle: a bundle's folder, of the lowering `primitive`; for TensorRT of `plugin` and `plugin-fused` too.
+        bundle: a bundle's folder, of the lowering `primitive`; for TensorRT of `plugin`, `plugin-fused` and `plugin-layers` too.
         targets: "tensorrt" or "trt:SM" (which must be the GPU at hand), or of `RTX_TARGETS`; "rtx:sm86,sm89" is
             short for "rtx:sm86" and "rtx:sm89".
         batch: smallest, best and largest number of images; several such are an optimisation profile each.

@@ -12,6 +12,7 @@ from .engines_trt_versions import Dialect
 # Plugins whose later outputs are float32, and those where they are as the first; of the others they are states.
 _FLOAT32_AFTER_FIRST = ("AdaLnNorm", "NormConv", "UpsampleConv")
 _FLOAT32 = ("NormConvImage",)  # all of whose outputs are
+_FLOAT32_FIRST = ("Mamba2Layers",)  # whose first output is, states the others
 _AS_FIRST = ("AddGroupNormSilu",)
 
 
@@ -72,7 +73,8 @@ def constrain(dialect: Dialect, network: Any, state_dtype: str) -> Wanted:
             else:
                 later = trt.float32 if operator in _FLOAT32_AFTER_FIRST else states
                 apart = operator is not None and operator not in _AS_FIRST and i > 0
-                types[tensor.name] = trt.float32 if operator in _FLOAT32 else later if apart else carried
+                single = operator in _FLOAT32 or (operator in _FLOAT32_FIRST and i == 0)
+                types[tensor.name] = trt.float32 if single else later if apart else carried
         if operator is not None:
             wanted.plugins.append((layer.name, operator))
         made = [types[tensor.name] for tensor in outputs]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .mixers import Primitive, Recurrence
 from .mixers_attention import OrtContrib, Standard
+from .mixers_layers import PluginLayers
 from .mixers_plugin import Plugin, PluginFused
 
 
@@ -24,4 +25,5 @@ LOWERINGS: dict[str, Lowering] = {
     "onnx-opset27": Lowering(Standard, 27, native_norm=True),
     "plugin": Lowering(Plugin, 17),
     "plugin-fused": Lowering(PluginFused, 17),
+    "plugin-layers": Lowering(PluginLayers, 17),
 }

@@ -192,7 +192,7 @@ def _norm_body(p: Primitive, y: ir.Value, z: ir.Value, weight: ir.Value) -> tupl
     return (g.act(p.gated_norm(g.core(y), g.core(z), weight)),)
 
 
-def _step_body(
+def step_body(
     p: Primitive,
     zxbcdt: ir.Value,
     conv_weight: ir.Value,
@@ -239,7 +239,7 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "CausalConv1d": _conv_body,
     "SelectiveScan": _scan_body,
     "RmsNormGated": _norm_body,
-    "Mamba2DecodeStep": _step_body,
+    "Mamba2DecodeStep": step_body,
     "AdaLnNorm": _ada_ln_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),
 }

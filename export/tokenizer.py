@@ -29,7 +29,7 @@ class Tokenizer:
     def __init__(self, model: VqModel, lowering: str, precision: str) -> None:
         self.model, self.config = model, model.config
         chosen = LOWERINGS[lowering]
-        self.fused, self.native = chosen.recurrence is PluginFused, chosen.native_norm
+        self.fused, self.native = issubclass(chosen.recurrence, PluginFused), chosen.native_norm
         self.functions: list[ir.Function] = []
         self.g = GraphBuilder(chosen.opset, precision)
         self.w = Weights(model, self.g)

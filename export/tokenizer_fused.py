@@ -18,7 +18,7 @@ from .builder import GraphBuilder
 from .mixers_plugin import DOMAIN, VERSION
 from .tokenizer import EPS, Part, Tokenizer, Value
 
-LOWERING, PRECISIONS = "plugin-fused", ("float16", "bfloat16")
+FUSED, PRECISIONS = ("plugin-fused", "plugin-layers"), ("float16", "bfloat16")
 _CHUNK, _BLOCK, _IMAGE_BLOCK = 64, 128, 8  # channels in, and out, that the kernel takes at a time
 _MOST = 2048
 _UNNORMED = "no_norm"  # the prefix of a norm that is none
@@ -26,10 +26,10 @@ _UNNORMED = "no_norm"  # the prefix of a norm that is none
 
 def check_fused_convolutions(lowering: str, precision: str) -> None:
     """Raises ValueError where the option `fused_convolutions` is not to be had."""
-    if lowering != LOWERING or precision not in PRECISIONS:
+    if lowering not in FUSED or precision not in PRECISIONS:
         raise ValueError(
             f"fused_convolutions is True with lowering {lowering!r} and precision {precision!r}; it needs lowering "
-            f"{LOWERING!r} and precision {' or '.join(map(repr, PRECISIONS))}"
+            f"{' or '.join(map(repr, FUSED))} and precision {' or '.join(map(repr, PRECISIONS))}"
         )
 
 

@@ -45,6 +45,25 @@ class Weights:
         tensor = self._tensors[name]
         return self._builder.weight(name, lambda: _array(tensor), tuple(tensor.shape), self._builder.precision)
 
+    def stacked(self, layers: int, name: str, dtype: str, shape: tuple[int, ...], decay: bool = False) -> ir.Value:
+        """(layers, *shape): the parameters `backbone.layers.{i}.{name}`, zeros where the model has none.
+
+        Args:
+            layers: how many.
+            name: of the parameter in its layer.
+            dtype: of the stack.
+            shape: of one layer's part.
+            decay: -exp of it.
+        """
+        names = [f"backbone.layers.{i}.{name}" for i in range(layers)]
+
+        def stack() -> Array:
+            parts = [_array(self._tensors[n]).reshape(shape) if self.has(n) else np.zeros(shape) for n in names]
+            whole: Array = np.stack(parts).astype(np.float32)
+            return -np.exp(whole) if decay else whole
+
+        return self._builder.weight(f"backbone.layers.{name}.stacked", stack, (layers, *shape), dtype)
+
     def matrix(self, name: str) -> ir.Value:
         """A linear layer's weight as (inputs, outputs), which MatMul wants, in the graph's precision."""
         tensor = self._tensors[name]

@@ -3,8 +3,8 @@
 Canonical, whatever a lowering's graphs use: conv_state (rows, conv_dim, d_conv - 1), ssm_state (rows,
 nheads, headdim, d_state), in the bundle's state dtype. A Transformer's k_cache and v_cache (rows, nheads,
 num_tokens, headdim) are states like these. A snapshot is a dict of canonical copies by
-the graph's input name ("conv_state_0", "ssm_state_0", ...), so that what one lowering or backend saved
-another restores.
+layer ("conv_state_0", "ssm_state_0", ...), so that what one lowering or backend saved another restores, whether its
+graphs stack the layers' states or not.
 """
 
 from __future__ import annotations
@@ -35,13 +35,33 @@ def from_canonical(spec: StateSpec, array: Array) -> Array:
 
 
 def canonical_shape(spec: StateSpec) -> tuple[int, ...]:
-    """The shape of one row of a state in canonical layout."""
-    return (*spec.shape[:-2], spec.shape[-1], spec.shape[-2]) if spec.transposed else spec.shape
+    """The shape of one row of a layer's state in canonical layout."""
+    shape = spec.shape[1:] if spec.layers else spec.shape
+    return (*shape[:-2], shape[-1], shape[-2]) if spec.transposed else shape
+
+
+def snapshot_names(spec: StateSpec) -> list[str]:
+    """A snapshot's names of a graph's state: its own, or one a layer."""
+    return [f"{spec.input}_{i}" for i in range(spec.layers)] if spec.layers else [spec.input]
+
+
+def to_snapshot(spec: StateSpec, array: Array) -> Snapshot:
+    """What a snapshot has of a graph's state (rows, *spec.shape): canonical copies."""
+    if not spec.layers:
+        return {spec.input: to_canonical(spec, array)}
+    return {name: to_canonical(spec, array[:, i]) for i, name in enumerate(snapshot_names(spec))}
+
+
+def from_snapshot(spec: StateSpec, snapshot: Mapping[str, Array]) -> Array:
+    """A snapshot's state as the graph has it."""
+    if not spec.layers:
+        return from_canonical(spec, snapshot[spec.input])
+    return np.stack([from_canonical(spec, snapshot[name]) for name in snapshot_names(spec)], axis=1)
 
 
 def check_snapshot(states: Sequence[StateSpec], rows: int, snapshot: Mapping[str, Array]) -> None:
     """Raises ValueError naming every array of `snapshot` that is missing, unknown, or of another kind or shape."""
-    wanted = {spec.input: (rows, *canonical_shape(spec)) for spec in states}
+    wanted = {name: (rows, *canonical_shape(spec)) for spec in states for name in snapshot_names(spec)}
     bad = [f"{name} is unknown" for name in sorted(set(snapshot) - set(wanted))]
     for name, shape in wanted.items():
         if name not in snapshot:
@@ -97,9 +117,11 @@ class StateArena:
             view.fill(0)
 
     def snapshot(self) -> Snapshot:
-        """Canonical copies of the current states, by graph input name."""
-        current = self._halves[self.current]
-        return {spec.input: to_canonical(spec, view) for spec, view in zip(self.states, current, strict=True)}
+        """Canonical copies of the current states, layer by layer."""
+        found: Snapshot = {}
+        for spec, view in zip(self.states, self._halves[self.current], strict=True):
+            found |= to_snapshot(spec, view)
+        return found
 
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Takes a snapshot's states, of either float dtype (float32 into a float16 arena rounds).
@@ -109,4 +131,4 @@ class StateArena:
         """
         check_snapshot(self.states, self.rows, snapshot)
         for spec, view in zip(self.states, self._halves[self.current], strict=True):
-            np.copyto(view, from_canonical(spec, snapshot[spec.input]), casting="same_kind")
+            np.copyto(view, from_snapshot(spec, snapshot), casting="same_kind")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 DTYPES = ("float32", "float16")
-LOWERINGS = ("primitive", "onnx", "onnx-opset27", "plugin", "plugin-fused")
+LOWERINGS = ("primitive", "onnx", "onnx-opset27", "plugin", "plugin-fused", "plugin-layers")
 GRAPHS = ("condition", "step", "scan", "vq_decode", "vq_encode")
 FAMILIES = ("aim", "gpt")  # AiM, and LlamaGen's Transformer
 _AIM_ONLY = ("adaln_factor", "d_state", "d_conv", "conv_dim")
@@ -108,7 +108,8 @@ class StateSpec:
     """One state: the graph's input and output that carry it, and its shape for one row.
 
     `transposed` is True where the graph's ssm_state is (nheads, d_state, headdim) (com.microsoft
-    LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it.
+    LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it. `layers` is how
+    many layers' states are stacked in it, as its first dimension; 0: it is one layer's own.
     """
 
     input: str
@@ -116,9 +117,11 @@ class StateSpec:
     dtype: str
     shape: tuple[int, ...]
     transposed: bool = False
+    layers: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StateSpec:
+        values = {"layers": 0, **values}  # bundles from before states were stacked lack it
         check_keys(cls, values)
         return cls(**{**values, "shape": tuple(values["shape"])})
 
@@ -158,8 +161,10 @@ class Contract:
         )
 
 
-def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool = False) -> Contract:
-    """The contract of an AiM model of `dims`: five graphs and two states a layer.
+def build_contract(
+    dims: ModelDims, *, state_dtype: str, transposed_state: bool = False, stacked_states: bool = False
+) -> Contract:
+    """The contract of an AiM model of `dims`: five graphs and two states a layer, or two for all.
 
     Integers are int32 throughout (TensorRT 8 has no int64 bindings). Logits, images and condition
     tensors are float32 whatever the precision; states have `state_dtype`.
@@ -168,14 +173,22 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
         dims: sizes of the model and of its tokenizer.
         state_dtype: "float32" or "float16", for conv_state and ssm_state both.
         transposed_state: ssm_state is (nheads, d_state, headdim) in the graphs.
+        stacked_states: all layers' conv_state are one state, (n_layer, conv_dim, d_conv - 1) a row, and so are their
+            ssm_state.
 
     Raises:
         ValueError: `state_dtype` is neither.
     """
     ssm_shape = (dims.d_state, dims.headdim) if transposed_state else (dims.headdim, dims.d_state)
     states: list[StateSpec] = []
-    for i in range(dims.n_layer):
-        conv_shape = (dims.conv_dim, dims.d_conv - 1)
+    conv_shape = (dims.conv_dim, dims.d_conv - 1)
+    if stacked_states:
+        shapes = {"conv_state": conv_shape, "ssm_state": (dims.nheads, *ssm_shape)}
+        for kind, one in shapes.items():
+            turned = transposed_state and kind == "ssm_state"
+            stack = (dims.n_layer, *one)
+            states.append(StateSpec(kind, f"{kind}_out", state_dtype, stack, turned, dims.n_layer))
+    for i in range(0 if stacked_states else dims.n_layer):
         states.append(StateSpec(f"conv_state_{i}", f"conv_state_out_{i}", state_dtype, conv_shape))
         shape = (dims.nheads, *ssm_shape)
         states.append(StateSpec(f"ssm_state_{i}", f"ssm_state_out_{i}", state_dtype, shape, transposed_state))

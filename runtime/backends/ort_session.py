@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arena import Array, Snapshot, StateArena, check_snapshot, from_canonical, to_canonical
+from ..arena import Array, Snapshot, StateArena, check_snapshot, from_snapshot, to_snapshot
 from ..checks import check_integers, check_labels
 from ..decode import decode_on_host
 from ..sampler import SamplingConfig
@@ -64,14 +64,16 @@ class DeviceStates:
 
     def snapshot(self) -> Snapshot:
         """See `StateArena`."""
-        pairs = zip(self.states, self._values[self.current], strict=True)
-        return {spec.input: to_canonical(spec, value.numpy()) for spec, value in pairs}
+        found: Snapshot = {}
+        for spec, value in zip(self.states, self._values[self.current], strict=True):
+            found |= to_snapshot(spec, value.numpy())
+        return found
 
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """See `StateArena`."""
         check_snapshot(self.states, self.rows, snapshot)
         for spec, value in zip(self.states, self._values[self.current], strict=True):
-            value.update_inplace(np.ascontiguousarray(from_canonical(spec, snapshot[spec.input]), spec.dtype))
+            value.update_inplace(np.ascontiguousarray(from_snapshot(spec, snapshot), spec.dtype))
 
 
 class OrtSession:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arena import Snapshot, check_snapshot, from_canonical, to_canonical
+from ..arena import Snapshot, check_snapshot, from_snapshot, to_snapshot
 from ..checks import check_image_index, check_integer, check_integers, check_labels
 from ..contract import StateSpec
 from ..cuda import Stream
@@ -222,12 +222,12 @@ class TrtSession:
     def snapshot(self) -> Snapshot:
         """See `Session`."""
         _, stream = self._enter()
-        found = {}
+        found: Snapshot = {}
         for state, halves in zip(self._states, self._halves, strict=True):
             array = np.empty((2 * self.batch, *state.shape), state.dtype)
             stream.copy_out(array, halves[self._current])
             stream.synchronize()
-            found[state.input] = to_canonical(state, array)
+            found |= to_snapshot(state, array)
         return found
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -235,7 +235,7 @@ class TrtSession:
         check_snapshot(self._states, 2 * self.batch, snapshot)
         _, stream = self._enter()
         for state, halves in zip(self._states, self._halves, strict=True):
-            array = np.ascontiguousarray(from_canonical(state, snapshot[state.input]), state.dtype)
+            array = np.ascontiguousarray(from_snapshot(state, snapshot), state.dtype)
             stream.copy_in(halves[self._current], array)
             stream.synchronize()
 

@@ -16,7 +16,7 @@ from aim_edge.export.parity import compare_steps
 from aim_edge.runtime import Generator, SamplingConfig
 from parity.reference import draw_tokens
 
-LOWERINGS = ("primitive", "onnx", "plugin", "plugin-fused")
+LOWERINGS = ("primitive", "onnx", "plugin", "plugin-fused", "plugin-layers")
 CLASSES = np.array([8, 0, 3, 1, 9, 2, 6])
 SAMPLING = {"guidance_scale": 2.0, "temperature": 1.0, "top_k": 300, "top_p": 0.95}
 

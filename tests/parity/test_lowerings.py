@@ -20,7 +20,8 @@ from aim_edge.runtime import Bundle, Generator
 from golden.cases import SMALL, Case, load_case
 from parity.reference import run_state
 
-RUNNABLE = ("primitive", "onnx", "plugin", "plugin-fused")
+RUNNABLE = ("primitive", "onnx", "plugin", "plugin-fused", "plugin-layers")
+NEEDS_PLAIN = "plugin-layers"  # a model of Mamba-2 without an MLP
 
 
 def export(case: Case, tmp_path: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32") -> Path:

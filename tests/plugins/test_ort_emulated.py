@@ -119,7 +119,14 @@ def test_a_wrong_shape_is_refused_at_run_time(name: str, shape: tuple[int, ...],
 
 
 @pytest.mark.parametrize(
-    ("lowering", "precision"), [("plugin", "float32"), ("plugin-fused", "float32"), ("plugin-fused", "float16")]
+    ("lowering", "precision"),
+    [
+        ("plugin", "float32"),
+        ("plugin-fused", "float32"),
+        ("plugin-fused", "float16"),
+        ("plugin-layers", "float32"),
+        ("plugin-layers", "float16"),
+    ],
 )
 def test_the_demo(lowering: str, precision: str, options: Any, tmp_path: Path) -> None:
     """The graphs without bodies and with them give what the bodies give where the library is not."""

@@ -87,7 +87,7 @@ def test_export(tiny: Path, tmp_path: Path, run: Run) -> None:
     [
         (["demo", "--lowering", "tensor"], "lowering is 'tensor'; allowed: primitive"),
         (["demo", "--precision", "int8"], "precision is 'int8'; allowed"),
-        (["demo", "--fused-convolutions"], "needs lowering 'plugin-fused' and precision 'float16'"),
+        (["demo", "--fused-convolutions"], "needs lowering 'plugin-fused' or 'plugin-layers' and precision 'float16'"),
         (["./nowhere"], "nowhere is no file, no folder and no hub id (owner/name); 'demo' is the bundled one"),
     ],
 )

@@ -1,0 +1,109 @@
+"""All layers of a step as one operator, `Mamba2Layers`; the scan graph as `Plugin`'s.
+
+Weights and states of the layers are stacked: one tensor each, the layer its first dimension (after the rows).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from aim_edge.aim.config import AimConfig
+
+from .builder import GraphBuilder
+from .mixers import Primitive, Triple
+from .mixers_plugin import PluginFused, call_operator, linear_body, step_body
+
+EPS = 1e-5  # the operator has one for both of its norms
+
+# The operator's weights between `modulation` and the states: (input, parameter in its layer).
+_WEIGHTS = (
+    ("norm_weight", "norm.weight"),
+    ("in_proj", "mixer.in_proj.weight"),
+    ("conv_weight", "mixer.conv1d.weight"),
+    ("conv_bias", "mixer.conv1d.bias"),
+    ("A", "mixer.A_log"),
+    ("D", "mixer.D"),
+    ("dt_bias", "mixer.dt_bias"),
+    ("gated_norm_weight", "mixer.norm.weight"),
+    ("out_proj", "mixer.out_proj.weight"),
+)
+
+
+def check_layers(config: AimConfig) -> None:
+    """Raises ValueError, naming everything that `Mamba2Layers` does not have, where a model needs it."""
+    bad = []
+    if config.layer != "Mamba2":
+        bad.append(f"layer {config.layer!r} (it has Mamba2)")
+    if config.d_intermediate:
+        bad.append(f"d_intermediate {config.d_intermediate} (it has no MLP)")
+    if config.norm_epsilon != EPS:
+        bad.append(f"norm_epsilon {config.norm_epsilon} (it has {EPS})")
+    if bad:
+        raise ValueError(f"lowering is 'plugin-layers', and the model has {', '.join(bad)}; use 'plugin-fused'")
+
+
+class PluginLayers(PluginFused):
+    """The step graph's layers as one operator."""
+
+    def layers(
+        self, residual: ir.Value, modulation: ir.Value, conv_state: ir.Value, ssm_state: ir.Value
+    ) -> Triple:
+        """Residual (rows, d_model) float32, modulation (rows, 3 n_layer, d_model), stacked states -> the same, but it."""
+        config = self.config
+        weights = [self._stacked(name, parameter) for name, parameter in _WEIGHTS]
+
+        def body(g: GraphBuilder, *inputs: ir.Value) -> tuple[ir.Value, ...]:
+            return _body(Primitive(g, self.weights, config, False, self.state_dtype), inputs)
+
+        out, conv_state, ssm_state = call_operator(
+            self.builder, self.functions, "Mamba2Layers", (residual, modulation, *weights, conv_state, ssm_state), body,
+            outputs=3,
+            nheads=config.nheads, headdim=config.headdim, d_state=config.d_state, ngroups=config.ngroups,
+            d_conv=config.d_conv, eps=EPS, has_active=0,
+        )  # fmt: skip
+        return out, conv_state, ssm_state
+
+    def linear(self, x: ir.Value, prefix: str) -> ir.Value:
+        """Of the scan graph: a layer of the stack, so that it is stored once."""
+        g = self.builder
+        layer, name = prefix.removeprefix("backbone.layers.").split(".", 1)
+        kind = name.removeprefix("mixer.")
+        stacked = self._stacked(kind, f"{name}.weight")
+        y = g.op("MatMul", x, g.transpose(g.layer(stacked, int(layer), 0), 1, 0))
+        bias = f"{prefix}.bias"
+        return g.op("Add", y, self.weights.stored(bias)) if self.weights.has(bias) else y
+
+    def _stacked(self, name: str, parameter: str) -> ir.Value:
+        config = self.config
+        width = config.d_inner + config.conv_dim + config.nheads
+        shapes: dict[str, tuple[int, ...]] = {
+            "norm_weight": (config.d_model,),
+            "in_proj": (width, config.d_model),
+            "conv_weight": (config.conv_dim, config.d_conv),
+            "conv_bias": (config.conv_dim,),
+            "gated_norm_weight": (config.d_inner,),
+            "out_proj": (config.d_model, config.d_inner),
+        }
+        dtype = self.builder.precision if name in ("in_proj", "out_proj") else "float32"
+        shape = shapes.get(name, (config.nheads,))
+        return self.weights.stacked(config.n_layer, parameter, dtype, shape, decay=name == "A")
+
+
+def _body(p: Primitive, inputs: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+    """The layers one after another, by the other operators' bodies."""
+    g, config = p.builder, p.config
+    residual, modulation, *weights, conv_state, ssm_state = inputs
+    conv: list[ir.Value] = []
+    ssm: list[ir.Value] = []
+    for i in range(config.n_layer):
+        shift, scale, gate = (g.layer(modulation, 3 * i + k, 1) for k in range(3))
+        norm, in_proj, conv_weight, conv_bias, a, d, dt_bias, gated_norm, out_proj = (g.layer(w, i, 0) for w in weights)
+        x = g.op("Mul", g.rms_norm(residual, norm, EPS), g.op("Add", scale, g.const(1.0, "float32")))
+        (zxbcdt,) = linear_body(g, g.act(g.op("Add", x, shift)), in_proj)
+        states = g.layer(conv_state, i, 1), g.layer(ssm_state, i, 1)
+        y, *new = step_body(p, zxbcdt, conv_weight, conv_bias, a, d, dt_bias, gated_norm, *states)
+        (hidden,) = linear_body(g, y, out_proj)
+        residual = g.op("Add", residual, g.op("Mul", g.core(hidden), gate))
+        for kept, state in zip((conv, ssm), new, strict=True):
+            kept.append(g.unsqueeze(state, 1))
+    return residual, g.op("Concat", *conv, axis=1), g.op("Concat", *ssm, axis=1)
