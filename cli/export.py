@@ -29,6 +29,13 @@ def export(
             help="The image decoder's convolutions as operators with their norms; plugin-fused in float16 only.",
         ),
     ] = False,
+    lazy_states: Annotated[
+        bool,
+        typer.Option(
+            "--lazy-states",
+            help="Keep a history beside each state and fold it in seldom, for batches from about 16 on; plugin-fused only.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
@@ -37,7 +44,7 @@ def export(
     """Export a trained checkpoint as a bundle of ONNX graphs."""
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
-        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+        fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
     )  # fmt: skip
     folder = shlex.quote(str(out))
     output.print(f"next: aim-edge validate {folder} --checkpoint {shlex.quote(checkpoint)} --record", soft_wrap=True)
@@ -46,7 +53,7 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None,
+    overwrite: bool, fused_convolutions: bool = False, lazy_states: bool = False, policy: Path | None = None,
 ) -> None:  # fmt: skip
     """Exports with progress shown and says what was written."""
     begin = time.perf_counter()
@@ -57,7 +64,7 @@ def write_bundle(
 
         folder = export_bundle(
             checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype,
-            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+            fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)

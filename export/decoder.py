@@ -11,6 +11,7 @@ from aim_edge.runtime.contract import Contract
 from .builder import GraphBuilder
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
+from .mixers_lazy import HISTORY, PluginLazy
 from .mixers_plugin import PluginFused
 from .weights import Weights
 
@@ -83,7 +84,9 @@ class _Decoder:
         self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
         self.w = Weights(model, self.g)
-        self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
+        lazy = any(state.input.startswith("x_history") for state in contract.states)
+        kind = PluginLazy if lazy else chosen.recurrence
+        self.recurrence: Recurrence = kind(self.g, self.w, model.config, sequence, state_dtype)
 
     def build(self) -> ir.Model:
         g, w, config = self.g, self.w, self.config
@@ -104,7 +107,13 @@ class _Decoder:
             x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
             x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
             inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
-            y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
+            states = given[f"conv_state_{i}"], given[f"ssm_state_{i}"]
+            if isinstance(self.recurrence, PluginLazy):
+                history = [given[f"{name}_{i}"] for name in HISTORY]
+                y, conv, ssm, *new = self.recurrence.lazy_inner(x, f"{prefix}.mixer", *states, history)
+                outputs |= {f"{name}_out_{i}": value for name, value in zip(HISTORY, new, strict=True)}
+            else:
+                y, conv, ssm = inner(x, f"{prefix}.mixer", *states)
             branch = self.recurrence.linear(y, f"{prefix}.mixer.out_proj"), gate
             outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
             if config.d_intermediate:

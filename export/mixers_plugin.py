@@ -91,10 +91,13 @@ class Plugin(Recurrence):
     def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
         g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
         # The bodies take any length, so they are written over the sequence form.
-        primitive = Primitive(g, self.weights, self.config, name != "Mamba2DecodeStep", self.state_dtype)
+        primitive = Primitive(g, self.weights, self.config, name not in ("Mamba2DecodeStep", "Mamba2LazyStep"), self.state_dtype)
         inputs = [ir.val(f"input_{i}") for i in range(count)]
-        results = _BODIES[name](primitive, *inputs)
+        results = self._write_body(name, primitive, inputs)
         return g.function(DOMAIN, name, inputs, results, attributes)
+
+    def _write_body(self, name: str, primitive: Primitive, inputs: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+        return _BODIES[name](primitive, *inputs)
 
 
 class PluginFused(Plugin):

@@ -158,7 +158,13 @@ class Contract:
         )
 
 
-def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool = False) -> Contract:
+HISTORY_CAPACITY = 112  # tokens of AiM's history that are fewer bytes than the state
+FOLD_EVERY = 16
+
+
+def build_contract(
+    dims: ModelDims, *, state_dtype: str, transposed_state: bool = False, history: int | None = None
+) -> Contract:
     """The contract of an AiM model of `dims`: five graphs and two states a layer.
 
     Integers are int32 throughout (TensorRT 8 has no int64 bindings). Logits, images and condition
@@ -168,6 +174,8 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
         dims: sizes of the model and of its tokenizer.
         state_dtype: "float32" or "float16", for conv_state and ssm_state both.
         transposed_state: ssm_state is (nheads, d_state, headdim) in the graphs.
+        history: tokens that are kept beside each ssm_state until they are folded into it (`runtime.lazy`); None: no
+            history.
 
     Raises:
         ValueError: `state_dtype` is neither.
@@ -179,6 +187,15 @@ def build_contract(dims: ModelDims, *, state_dtype: str, transposed_state: bool 
         states.append(StateSpec(f"conv_state_{i}", f"conv_state_out_{i}", state_dtype, conv_shape))
         shape = (dims.nheads, *ssm_shape)
         states.append(StateSpec(f"ssm_state_{i}", f"ssm_state_out_{i}", state_dtype, shape, transposed_state))
+        if history is not None:
+            d_inner = dims.nheads * dims.headdim
+            kept: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+                ("x_history", state_dtype, (history, d_inner)),
+                ("B_history", state_dtype, (history, (dims.conv_dim - d_inner) // 2)),
+                ("dt_history", "float32", (dims.nheads, history)),
+                ("history_counters", "float32", (dims.nheads, 3)),
+            )
+            states += [StateSpec(f"{name}_{i}", f"{name}_out_{i}", dtype, kind) for name, dtype, kind in kept]
     condition = (
         TensorSpec("modulation", "float32", ("rows", dims.n_layer, dims.adaln_factor, dims.d_model)),
         TensorSpec("final_modulation", "float32", ("rows", 2, dims.d_model)),

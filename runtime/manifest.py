@@ -251,6 +251,7 @@ class Manifest:
         state_dtype: "float32" or "float16".
         lowering: of `contract.LOWERINGS`.
         fused_convolutions: whether the image decoder's convolutions are operators of ours.
+        lazy_states: whether a history is kept beside each ssm_state (`runtime.lazy`).
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -272,6 +273,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     fused_convolutions: bool = False
+    lazy_states: bool = False
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -325,11 +327,13 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
-        values = {"fused_convolutions": False, **values}  # bundles from before the option lack it
+        values = {"fused_convolutions": False, "lazy_states": False, **values}  # bundles from before the options lack them
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:
                 raise ValueError(f"fused_convolutions is {fused!r}; expected true or false")
+            if type(lazy := values["lazy_states"]) is not bool:
+                raise ValueError(f"lazy_states is {lazy!r}; expected true or false")
             names = values["class_names"]
             typed = {
                 "contract": Contract.from_dict(values["contract"]),

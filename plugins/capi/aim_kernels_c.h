@@ -178,6 +178,20 @@ typedef struct aim_mamba2_decode_step_params {
     uint64_t workspace_size;
 } aim_mamba2_decode_step_params;
 
+typedef struct aim_mamba2_lazy_step_params {
+    uint64_t size;
+    aim_mamba2_decode_step_params step;
+    int32_t capacity, fold_every;
+    const void* x_history_in;
+    void* x_history_out;
+    const void* B_history_in;
+    void* B_history_out;
+    const float* dt_history_in;
+    float* dt_history_out;
+    const float* counters_in;
+    float* counters_out;
+} aim_mamba2_lazy_step_params;
+
 /* Lies in device memory: a captured launch is replayed with whatever settings are there. */
 typedef struct aim_sampling {
     uint64_t seed;
@@ -219,6 +233,7 @@ AIM_API int aim_linear(const aim_linear_params* params, void* stream);
 AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
+AIM_API int aim_mamba2_lazy_step(const aim_mamba2_lazy_step_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
@@ -227,6 +242,7 @@ AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
+AIM_API int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* params, uint64_t* bytes);
 
 AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */
 AIM_API int aim_check_device(void);                /* AIM_UNSUPPORTED_ARCH: no code for the current device */

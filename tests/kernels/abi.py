@@ -131,6 +131,16 @@ class Mamba2DecodeStepParams(Params):
     ]
 
 
+class Mamba2LazyStepParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("step", Mamba2DecodeStepParams),
+        *_each(c_int32, "capacity fold_every"),
+        *_each(c_void_p, "x_history_in x_history_out B_history_in B_history_out"),
+        *_each(c_void_p, "dt_history_in dt_history_out counters_in counters_out"),
+    ]
+
+
 class SampleParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -158,6 +168,7 @@ OPERATORS: dict[str, type[Params]] = {
     "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
+    "mamba2_lazy_step": Mamba2LazyStepParams,
     "sample": SampleParams,
     "image_to_uint8": ImageParams,
 }
@@ -179,7 +190,7 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        for name in ("selective_scan", "mamba2_decode_step", "group_norm_silu", "norm_conv"):
+        for name in ("selective_scan", "mamba2_decode_step", "mamba2_lazy_step", "group_norm_silu", "norm_conv"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         for name in ("last_error", "status_message", "supported_archs"):
