@@ -33,7 +33,7 @@ def export(
         bool,
         typer.Option(
             "--lazy-states",
-            help="Keep a history beside each state and fold it in seldom, for batches from about 16 on; plugin-fused only.",
+            help="A history beside each state, folded in seldom, for batches from about 16 on; plugin-fused only.",
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,

@@ -16,6 +16,7 @@ from .builder import GraphBuilder
 from .mixers import Pair, Primitive, Recurrence, Triple
 
 DOMAIN = "aim_edge"
+_STEPS = ("Mamba2DecodeStep", "Mamba2LazyStep")  # of one token
 VERSION = 1  # of the operators: a library of another version refuses the graph
 
 
@@ -91,7 +92,7 @@ class Plugin(Recurrence):
     def _body(self, name: str, count: int, attributes: Sequence[str]) -> ir.Function:
         g = GraphBuilder(self.builder.opset, self.builder.precision, function=True)
         # The bodies take any length, so they are written over the sequence form.
-        primitive = Primitive(g, self.weights, self.config, name not in ("Mamba2DecodeStep", "Mamba2LazyStep"), self.state_dtype)
+        primitive = Primitive(g, self.weights, self.config, name not in _STEPS, self.state_dtype)
         inputs = [ir.val(f"input_{i}") for i in range(count)]
         results = self._write_body(name, primitive, inputs)
         return g.function(DOMAIN, name, inputs, results, attributes)

@@ -41,6 +41,7 @@ def folded_state(ssm_state: Array, x_history: Array, B_history: Array, dt_histor
     x = x_history.astype(np.float64).reshape(rows, capacity, nheads, headdim)
     b = B_history.astype(np.float64).reshape(rows, capacity, -1, d_state)
     b = np.repeat(b, nheads // b.shape[2], axis=2)
-    state = np.where(folded[..., None] > 0, ssm_state.astype(np.float64), 0.0) * np.exp(decay * after[..., :1])[..., None]
+    held = np.where(folded[..., None] > 0, ssm_state.astype(np.float64), 0.0)
+    state = held * np.exp(decay * after[..., :1])[..., None]
     result: Array = (state + np.einsum("rhs,rshp,rshn->rhpn", weight, x, b, optimize=True)).astype(np.float32)
     return result

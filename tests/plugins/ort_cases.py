@@ -72,12 +72,13 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
     sizes |= {"d_model": 96, "vectors": 5, "in_features": 96, "out_features": 40}
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
+    sizes |= {"capacity": 5}
     sizes |= {"chunks": 2, "blocks": 1, "out_channels": 3}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
-    plain |= {"has_norm": 0, "has_residual": 0}
+    plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1}
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
@@ -109,6 +110,8 @@ def all_cases() -> list[Case]:
                 make_case("SelectiveScan", *types, 6, kind="mamba1", has_z=1),
                 make_case("Mamba2DecodeStep", *types),
                 make_case("Mamba2DecodeStep", *types, has_active=1),
+                make_case("Mamba2LazyStep", *types),
+                make_case("Mamba2LazyStep", *types, has_active=1),
             ]
     return cases
 
@@ -158,6 +161,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
         values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.7)
         if tensor["name"] == "A":
             values = -np.exp(values)
+        if tensor["name"] == "counters":  # an empty history beside a state that holds something
+            values = np.broadcast_to(np.array([0, 1, 0], np.float32), shape)
         if tensor["name"] in ("dt", "dt_bias") and not case.attributes.get("dt_softplus", 1):
             values = np.abs(values) * np.float32(0.1)
         if tensor["dtype"] == "int32":
@@ -208,6 +213,15 @@ def _step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.mamba2_decode_step(**f, ngroups=case.attributes["ngroups"], eps=case.attributes["eps"]))
 
 
+def _lazy_step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    """Of an empty history that folds at once."""
+    names = ("x_history", "B_history", "dt_history", "counters")
+    out = _step(case, {name: value for name, value in f.items() if name not in names})
+    counters = f["counters"] * 0
+    counters[..., 1], counters[..., 2] = 1, f["A"]
+    return [*out, *(f[name] for name in names[:3]), counters]
+
+
 def _group_norm(case: Case, **f: NDArray[np.float64]) -> NDArray[np.float64]:
     eps, silu = case.attributes["eps"], bool(case.attributes["silu"])
     return reference.group_norm_silu(**f, groups=case.attributes["groups"], eps=eps, apply_silu=silu)
@@ -254,6 +268,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "SelectiveScan": _scan,
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
+    "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],
     "AddGroupNormSilu": _add_group_norm,

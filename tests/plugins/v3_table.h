@@ -31,6 +31,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(scan_case(name, types, scan, false, false));
         cases.push_back(norm_case(name, types.activations, 3, L, 96, 2));
         cases.push_back(step_case(name, types, step, 4, false));
+        cases.push_back(lazy_case(step_case(name, types, step, 4, false), types));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(linear_case(name, types.activations, 3, 96, 40));
         cases.push_back(group_norm_case(name, types.activations, 2, 48, 9, 3));
@@ -59,6 +60,7 @@ inline std::vector<Case> all_cases() {
     cases.push_back(scan_case("long, no softplus", single, {1, L, heads, 32, state, 1, false, false}, false, false));
     cases.push_back(scan_case("one row, long", brain, long_scan, false, false));
     cases.push_back(step_case("masked", single, step, 3, true));
+    cases.push_back(lazy_case(step_case("masked", single, step, 3, true), single));
     cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));
     return cases;
 }
