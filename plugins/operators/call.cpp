@@ -247,6 +247,12 @@ bool is_group_norm(OperatorKind kind) noexcept {
 
 }  // namespace
 
+size_t element_size(Element element, const Call& call) noexcept {
+    if (element == Element::kState) return aim_kernels::dtype_size(call.states);
+    if (element == Element::kFloat32 || element == Element::kInt32) return 4;
+    return aim_kernels::dtype_size(call.activations);
+}
+
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const bool norm = kind == OperatorKind::kRmsNormGated;
     const int64_t* size = call.sizes.of;

@@ -109,7 +109,7 @@ int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* cons
         // The kernels leave the rows alone that are not active; a state that is not updated in place keeps them so.
         const int alias = mTensors.outputs[i]->alias;
         if (alias < 0 || call.sizes.of[kHasActive] == 0 || outputs[i] == inputs[alias]) continue;
-        size_t bytes = aim_kernels::dtype_size(call.states);
+        size_t bytes = element_size(mTensors.outputs[i]->element, call);
         const nvinfer1::Dims& dims = descriptions[alias].dims;
         for (int d = 0; d < dims.nbDims; ++d) bytes *= static_cast<size_t>(dims.d[d]);
         const cudaError_t error = cudaMemcpyAsync(outputs[i], inputs[alias], bytes, cudaMemcpyDeviceToDevice, stream);

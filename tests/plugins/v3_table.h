@@ -61,6 +61,7 @@ inline std::vector<Case> all_cases() {
     cases.push_back(scan_case("one row, long", brain, long_scan, false, false));
     cases.push_back(step_case("masked", single, step, 3, true));
     cases.push_back(lazy_case(step_case("masked", single, step, 3, true), single));
+    cases.push_back(lazy_case(step_case("masked halves", half, step, 3, true), half));
     cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));
     return cases;
 }
