@@ -1,15 +1,19 @@
 """What a decoding step's kernels take one after another, at AiM-B sizes: the 24 layers between embedding and head.
 
-    AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/decode_chain_gpu.py [ANOTHER_LIBRARY...]
+    AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/decode_chain_gpu.py [--lazy] [ANOTHER_LIBRARY...]
 
 For each library and number of rows: the chain of 24 x (ada_ln_norm, linear, mamba2_decode_step, linear) in one CUDA
 graph, weights and states of each layer their own, and each operator alone, 24 of it. float16, states float16. The floor
 is the bytes of weights and states over the bandwidth of a copy in this run.
+
+--lazy: the chain with mamba2_lazy_step, too. Its time is the mean over an image's 256 tokens: the graph is replayed as
+often from zero states, so that each replay is the next token.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +24,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from kernels.abi import FLOAT16, AdaLnNormParams, Library, LinearParams, Mamba2DecodeStepParams, Params
+from kernels.abi import (
+    FLOAT16,
+    AdaLnNormParams,
+    Library,
+    LinearParams,
+    Mamba2DecodeStepParams,
+    Mamba2LazyStepParams,
+    Params,
+)
 from kernels_gpu import (
     CONV_DIM,
     D_CONV,
@@ -37,13 +49,15 @@ from kernels_gpu import (
 )
 
 LAYERS, D_MODEL, ROWS = 24, 768, (2, 16, 128, 512)
+CAPACITY, FOLD_EVERY, TOKENS = 112, 16, 256
 HALF = torch.float16
 
 
 class Chain:
     """The buffers of a step and its calls, by operator."""
 
-    def __init__(self, library: Library, rows: int) -> None:
+    def __init__(self, library: Library, rows: int, lazy: bool = False) -> None:
+        self.lazy, self.lazy_states = lazy, list[torch.Tensor]()
         self.library, self.calls = library, dict[str, list[Callable[[], object]]]()
         self.order: list[Callable[[], object]] = []
         self.kept: list[Any] = []
@@ -100,13 +114,53 @@ class Chain:
         params.workspace, params.workspace_size = workspace.data_ptr(), needed
         self.kept += [constants, conv, ssm, workspace]
         self.bytes += 2 * size(conv, ssm)
-        self.add("mamba2_decode_step", params)
+        if self.lazy:
+            self.lazy_step(params, ssm)
+        else:
+            self.add("mamba2_decode_step", params)
+
+    def lazy_step(self, step: Mamba2DecodeStepParams, ssm: torch.Tensor) -> None:
+        states = {
+            "x_history": torch.zeros(step.rows, CAPACITY, D_INNER, dtype=HALF, device="cuda"),
+            "B_history": torch.zeros(step.rows, CAPACITY, D_STATE, dtype=HALF, device="cuda"),
+            "dt_history": torch.zeros(step.rows, NHEADS, CAPACITY, device="cuda"),
+            "counters": torch.zeros(step.rows, NHEADS, 3, device="cuda"),
+        }
+        ends = {f"{name}_{end}": tensor.data_ptr() for name, tensor in states.items() for end in ("in", "out")}
+        self.lazy_states += [ssm, *states.values()]
+        self.add("mamba2_lazy_step", Mamba2LazyStepParams(step=step, capacity=CAPACITY, fold_every=FOLD_EVERY, **ends))
+
+    def image(self) -> float:
+        """Microseconds of a step, the mean over 256 tokens from zero states; the median of a few images."""
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            for call in self.order:
+                call()
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                for call in self.order:
+                    call()
+            times = []
+            for _ in range(5):
+                for tensor in self.lazy_states:
+                    tensor.zero_()
+                begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                begin.record(stream)
+                for _ in range(TOKENS):
+                    graph.replay()
+                end.record(stream)
+                end.synchronize()
+                times.append(1e3 * begin.elapsed_time(end) / TOKENS)
+        return float(statistics.median(times))
 
 
 def main() -> None:
     bandwidth = max(copy_bandwidth().values())
     sys.stdout.write(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s; us\n")
-    for path in [os.environ["AIM_KERNELS_LIBRARY"], *sys.argv[1:]]:
+    lazy = "--lazy" in sys.argv[1:]
+    for path in [os.environ["AIM_KERNELS_LIBRARY"], *(argument for argument in sys.argv[1:] if argument != "--lazy")]:
         library = Library(Path(path))
         for rows in ROWS:
             chain = Chain(library, rows)
@@ -120,6 +174,11 @@ def main() -> None:
             )
             del chain
             torch.cuda.empty_cache()
+            if lazy:
+                images = {name: Chain(library, rows, kind).image() for name, kind in (("plain", False), ("lazy", True))}
+                told = ", ".join(f"{name} {us:.1f}" for name, us in images.items())
+                sys.stdout.write(f"{Path(path).parent.name}: {rows} rows: step, mean over {TOKENS} tokens: {told}\n")
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

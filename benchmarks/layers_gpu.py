@@ -1,4 +1,4 @@
-"""What mamba2_layers takes, the layers of a decoding step in one call, beside the chain of operators that it stands for.
+"""What mamba2_layers takes, the layers of a decoding step in one call, in its two forms.
 
     AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/layers_gpu.py [PRESET...]
 

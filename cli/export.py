@@ -30,7 +30,7 @@ def export(
         bool,
         typer.Option(
             "--fused-convolutions",
-            help="The image decoder's convolutions as operators with their norms; plugin-fused and plugin-layers in float16 only.",
+            help="The image decoder's convolutions as operators with their norms; plugin-fused and -layers, float16.",
         ),
     ] = False,
     keep_float32: Annotated[
@@ -49,6 +49,13 @@ def export(
     tokens: Annotated[
         int | None, typer.Option(help="Codes of the Transformer's images.", show_default="256; 384-pixel models: 576")
     ] = None,
+    lazy_states: Annotated[
+        bool,
+        typer.Option(
+            "--lazy-states",
+            help="A history beside each state, folded in seldom, for batches from about 16 on; plugin-fused only.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
@@ -59,7 +66,8 @@ def export(
         raise ValueError("--tokenizer and --tokens are of a Transformer; give --transformer too: B, L or XL")
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
-        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32 or (),
+        fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
+        keep_float32=keep_float32 or (),
         transformer=None if transformer is None else (transformer, tokenizer, tokens),
     )  # fmt: skip
     folder = shlex.quote(str(out))
@@ -71,7 +79,8 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None, keep_float32: Collection[int] = (),
+    overwrite: bool, fused_convolutions: bool = False, lazy_states: bool = False, policy: Path | None = None,
+    keep_float32: Collection[int] = (),
     transformer: tuple[str, Path | None, int | None] | None = None,
 ) -> None:  # fmt: skip
     """Exports with progress shown and says what was written.
@@ -87,7 +96,8 @@ def write_bundle(
         folder = export_bundle(
             checkpoint if transformer is None else _read_transformer(checkpoint, *transformer), out,
             lowering=lowering, precision=precision, state_dtype=state_dtype,
-            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy, keep_float32=keep_float32,
+            fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
+            keep_float32=keep_float32,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)

@@ -68,7 +68,8 @@ def _show_manifest(bundle: Bundle) -> None:
         "family": {"aim": "AiM", "gpt": "Transformer (LlamaGen)"}[manifest.family],
         "lowering": f"{manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}"
         + (", fused convolutions" if manifest.fused_convolutions else "")
-        + (f", layers {', '.join(map(str, manifest.keep_float32))} in float32" if manifest.keep_float32 else ""),
+        + (f", layers {', '.join(map(str, manifest.keep_float32))} in float32" if manifest.keep_float32 else "")
+        + (", lazily folded" if manifest.lazy_states else ""),
         "image": f"{dims.image_width} x {dims.image_height} from {dims.num_tokens} codes of {dims.vocab_size}",
         "classes": f"{dims.num_classes}" + (f": {', '.join(manifest.class_names)}" if manifest.class_names else ""),
         "model": config or "not recorded",

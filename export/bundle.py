@@ -13,7 +13,7 @@ import aim_edge
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
 from aim_edge.aim.gpt import GptModel
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
-from aim_edge.runtime.contract import DTYPES, Contract, build_contract, build_gpt_contract
+from aim_edge.runtime.contract import DTYPES, HISTORY_CAPACITY, Contract, build_contract, build_gpt_contract
 from aim_edge.runtime.manifest import CheckpointRecord, Manifest
 from aim_edge.runtime.policy import POLICY, UsagePolicy
 from aim_edge.runtime.sampler import SamplingConfig
@@ -42,6 +42,7 @@ def export_bundle(
     state_dtype: str = "float32",
     fused_convolutions: bool = False,
     keep_float32: Collection[int] = (),
+    lazy_states: bool = False,
     overwrite: bool = False,
     policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -62,6 +63,8 @@ def export_bundle(
             the lowerings "plugin-fused" and "plugin-layers" in float16.
         keep_float32: layers (from 0) that compute in float32 in a float16 bundle, weights included; in any lowering but
             those two. What `validate` proposes where half precision breaks a gate.
+        lazy_states: a history of the last tokens lies beside each ssm_state, which is read and written seldom: fewer
+            bytes a step where rows are many; only with the lowering "plugin-fused" of a Mamba-2 model.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -83,6 +86,8 @@ def export_bundle(
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     if fused_convolutions:
         check_fused_convolutions(lowering, precision)
+    if lazy_states and lowering != "plugin-fused":
+        raise ValueError(f"lazy_states is True with lowering {lowering!r}; it needs 'plugin-fused'")
     if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
         check_gpt_lowering(checkpoint.aim, lowering)
         if keep_float32:
@@ -99,6 +104,10 @@ def export_bundle(
             (folder / POLICY).write_text(rules.to_json(), encoding="utf-8")
         if isinstance(loaded.aim, GptModel):
             contract = build_gpt_contract(dims, state_dtype=state_dtype)
+        elif lazy_states:
+            if loaded.aim.config.layer != "Mamba2":
+                raise ValueError(f"lazy_states is True for layers {loaded.aim.config.layer!r}; it needs 'Mamba2'")
+            contract = build_contract(dims, state_dtype=state_dtype, history=HISTORY_CAPACITY)
         else:
             transposed = LOWERINGS[lowering].recurrence.transposed_state
             stacked = issubclass(LOWERINGS[lowering].recurrence, PluginLayers)
@@ -133,6 +142,7 @@ def export_bundle(
             lowering=lowering,
             fused_convolutions=fused_convolutions,
             keep_float32=tuple(sorted(set(keep_float32))),
+            lazy_states=lazy_states,
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
             checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
             files=record_files(folder),

@@ -14,6 +14,7 @@ from .builder import GraphBuilder
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
 from .mixers_layers import PluginLayers
+from .mixers_lazy import HISTORY, PluginLazy
 from .mixers_plugin import PluginFused
 from .weights import Weights
 
@@ -71,7 +72,7 @@ def check_keep_float32(layers: Collection[int], n_layer: int, lowering: str, pre
     if layers and (precision != "float16" or lowering in ("plugin-fused", "plugin-layers")):
         raise ValueError(
             f"keep_float32 is {sorted(layers)} with lowering {lowering!r} and precision {precision!r}; it is for "
-            "float16, in a lowering other than plugin-fused and plugin-layers, whose operators hold several layers' parts"
+            "float16, in a lowering other than plugin-fused and -layers, whose operators hold several layers' parts"
         )
 
 
@@ -102,7 +103,9 @@ class _Decoder:
         self.g = GraphBuilder(chosen.opset, precision)
         self.g.mixed = bool(self.keep_float32)
         self.w = Weights(model, self.g)
-        self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
+        lazy = any(state.input.startswith("x_history") for state in contract.states)
+        kind = PluginLazy if lazy else chosen.recurrence
+        self.recurrence: Recurrence = kind(self.g, self.w, model.config, sequence, state_dtype)
 
     def build(self) -> ir.Model:
         g, config = self.g, self.config
@@ -147,7 +150,13 @@ class _Decoder:
         x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
         x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
         inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
-        y, conv, ssm = inner(x, f"{prefix}.mixer", given[f"conv_state_{i}"], given[f"ssm_state_{i}"])
+        states = given[f"conv_state_{i}"], given[f"ssm_state_{i}"]
+        if isinstance(self.recurrence, PluginLazy):
+            history = [given[f"{name}_{i}"] for name in HISTORY]
+            y, conv, ssm, *new = self.recurrence.lazy_inner(x, f"{prefix}.mixer", *states, history)
+            outputs |= {f"{name}_out_{i}": value for name, value in zip(HISTORY, new, strict=True)}
+        else:
+            y, conv, ssm = inner(x, f"{prefix}.mixer", *states)
         branch = self.recurrence.linear(y, f"{prefix}.mixer.out_proj"), g.precision, gate
         outputs[f"conv_state_out_{i}"], outputs[f"ssm_state_out_{i}"] = conv, ssm
         if config.d_intermediate:

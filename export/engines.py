@@ -50,7 +50,8 @@ def build_engines(
     of the same targets is replaced.
 
     Args:
-        bundle: a bundle's folder, of the lowering `primitive`; for TensorRT of `plugin`, `plugin-fused` and `plugin-layers` too.
+        bundle: a bundle's folder, of the lowering `primitive`;
+            for TensorRT of `plugin`, `plugin-fused` and `plugin-layers` too.
         targets: "tensorrt" or "trt:SM" (which must be the GPU at hand), or of `RTX_TARGETS`; "rtx:sm86,sm89" is
             short for "rtx:sm86" and "rtx:sm89".
         batch: smallest, best and largest number of images; several such are an optimisation profile each.

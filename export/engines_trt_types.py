@@ -14,6 +14,7 @@ _FLOAT32_AFTER_FIRST = ("AdaLnNorm", "NormConv", "UpsampleConv")
 _FLOAT32 = ("NormConvImage",)  # all of whose outputs are
 _FLOAT32_FIRST = ("Mamba2Layers",)  # whose first output is, states the others
 _AS_FIRST = ("AddGroupNormSilu",)
+_FLOAT32_FROM = {"Mamba2LazyStep": 5}  # the first output from which on all are float32
 
 
 @dataclass
@@ -71,7 +72,8 @@ def constrain(dialect: Dialect, network: Any, state_dtype: str) -> Wanted:
             elif carried is None or tensor.dtype not in floats:
                 types[tensor.name] = tensor.dtype
             else:
-                later = trt.float32 if operator in _FLOAT32_AFTER_FIRST else states
+                single = operator in _FLOAT32_AFTER_FIRST or i >= _FLOAT32_FROM.get(operator or "", len(outputs))
+                later = trt.float32 if single else states
                 apart = operator is not None and operator not in _AS_FIRST and i > 0
                 single = operator in _FLOAT32 or (operator in _FLOAT32_FIRST and i == 0)
                 types[tensor.name] = trt.float32 if single else later if apart else carried

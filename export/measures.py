@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aim_edge.runtime.arena import Snapshot
+from aim_edge.runtime.lazy import plain_states
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
@@ -213,7 +214,7 @@ def decode_against(
         for found, get_states, bad in sides:
             wrong = int((~np.isfinite(found)).sum())
             if due or (wrong and not bad):
-                snapshots.append(get_states())
+                snapshots.append(plain_states(get_states()))
                 bad += [] if bad else _not_finite(t, snapshots[-1], wrong)
         if due:
             states += compare_states(t, snapshots[1], snapshots[0])

@@ -16,6 +16,7 @@ from .builder import GraphBuilder
 from .mixers import Pair, Primitive, Recurrence, Triple
 
 DOMAIN = "aim_edge"
+_STEPS = ("Mamba2DecodeStep", "Mamba2LazyStep")  # of one token
 VERSION = 1  # of the operators: a library of another version refuses the graph
 
 
@@ -116,10 +117,14 @@ class Plugin(Recurrence):
 
         def body(g: GraphBuilder, *values: ir.Value) -> tuple[ir.Value, ...]:
             # The bodies take any length, so they are written over the sequence form.
-            sequence = name != "Mamba2DecodeStep"
-            return _BODIES[name](Primitive(g, self.weights, self.config, sequence, self.state_dtype), *values)
+            sequence = name not in _STEPS
+            primitive = Primitive(g, self.weights, self.config, sequence, self.state_dtype)
+            return self._write_body(name, primitive, values)
 
         return call_operator(self.builder, self.functions, name, inputs, body, outputs=outputs, **attributes)
+
+    def _write_body(self, name: str, primitive: Primitive, inputs: Sequence[ir.Value]) -> tuple[ir.Value, ...]:
+        return _BODIES[name](primitive, *inputs)
 
 
 class PluginFused(Plugin):

@@ -15,6 +15,7 @@ from aim_edge.aim.gpt import GptModel
 from aim_edge.aim.model import AimModel
 from aim_edge.runtime import Generator
 from aim_edge.runtime.arena import Snapshot
+from aim_edge.runtime.lazy import plain_states
 
 from .diagnosis import Finding
 from .parity import Examination, Floats, compare_steps, find_failures, leaves, outside
@@ -79,7 +80,7 @@ class Search:
         for t in range(min(first + _KEPT, tokens.shape[1])):
             session.step(given[:, t], t)
             if t >= first:
-                states[t] = session.snapshot()
+                states[t] = plain_states(session.snapshot())
         return cls(seen, decoded, first, states)
 
     def findings(self, *, explained: bool) -> list[Finding]:

@@ -108,8 +108,8 @@ class StateSpec:
     """One state: the graph's input and output that carry it, and its shape for one row.
 
     `transposed` is True where the graph's ssm_state is (nheads, d_state, headdim) (com.microsoft
-    LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it. `layers` is how
-    many layers' states are stacked in it, as its first dimension; 0: it is one layer's own.
+    LinearAttention) instead of the canonical (nheads, headdim, d_state). `shape` is as the graph has it. `layers`
+    is how many layers' states are stacked in it, as its first dimension; 0: it is one layer's own.
     """
 
     input: str
@@ -161,9 +161,14 @@ class Contract:
         )
 
 
+HISTORY_CAPACITY = 112  # tokens of AiM's history that are fewer bytes than the state
+FOLD_EVERY = 16
+
+
 def build_contract(
-    dims: ModelDims, *, state_dtype: str, transposed_state: bool = False, stacked_states: bool = False
-) -> Contract:
+    dims: ModelDims, *, state_dtype: str, transposed_state: bool = False, stacked_states: bool = False,
+    history: int | None = None,
+) -> Contract:  # fmt: skip
     """The contract of an AiM model of `dims`: five graphs and two states a layer, or two for all.
 
     Integers are int32 throughout (TensorRT 8 has no int64 bindings). Logits, images and condition
@@ -175,6 +180,8 @@ def build_contract(
         transposed_state: ssm_state is (nheads, d_state, headdim) in the graphs.
         stacked_states: all layers' conv_state are one state, (n_layer, conv_dim, d_conv - 1) a row, and so are their
             ssm_state.
+        history: tokens that are kept beside each ssm_state until they are folded into it (`runtime.lazy`); None: no
+            history.
 
     Raises:
         ValueError: `state_dtype` is neither.
@@ -192,6 +199,15 @@ def build_contract(
         states.append(StateSpec(f"conv_state_{i}", f"conv_state_out_{i}", state_dtype, conv_shape))
         shape = (dims.nheads, *ssm_shape)
         states.append(StateSpec(f"ssm_state_{i}", f"ssm_state_out_{i}", state_dtype, shape, transposed_state))
+        if history is not None:
+            d_inner = dims.nheads * dims.headdim
+            kept: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+                ("x_history", state_dtype, (history, d_inner)),
+                ("B_history", state_dtype, (history, (dims.conv_dim - d_inner) // 2)),
+                ("dt_history", "float32", (dims.nheads, history)),
+                ("history_counters", "float32", (dims.nheads, 3)),
+            )
+            states += [StateSpec(f"{name}_{i}", f"{name}_out_{i}", dtype, kind) for name, dtype, kind in kept]
     condition = (
         TensorSpec("modulation", "float32", ("rows", dims.n_layer, dims.adaln_factor, dims.d_model)),
         TensorSpec("final_modulation", "float32", ("rows", 2, dims.d_model)),

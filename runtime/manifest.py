@@ -252,6 +252,7 @@ class Manifest:
         lowering: of `contract.LOWERINGS`.
         fused_convolutions: whether the image decoder's convolutions are operators of ours.
         keep_float32: layers that compute in float32 in a float16 bundle.
+        lazy_states: whether a history is kept beside each ssm_state (`runtime.lazy`).
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -274,6 +275,7 @@ class Manifest:
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     fused_convolutions: bool = False
     keep_float32: tuple[int, ...] = ()
+    lazy_states: bool = False
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -327,7 +329,8 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
-        values = {"fused_convolutions": False, "keep_float32": (), **values}  # bundles from before the options
+        # Bundles from before the options lack them.
+        values = {"fused_convolutions": False, "keep_float32": (), "lazy_states": False, **values}
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:
@@ -335,6 +338,8 @@ class Manifest:
             kept, count = values["keep_float32"], values["contract"]["dims"]["n_layer"]
             if not isinstance(kept, (list, tuple)) or any(type(i) is not int or not 0 <= i < count for i in kept):
                 raise ValueError(f"keep_float32 is {kept!r}; expected a list of layers")
+            if type(lazy := values["lazy_states"]) is not bool:
+                raise ValueError(f"lazy_states is {lazy!r}; expected true or false")
             names = values["class_names"]
             typed = {
                 "keep_float32": tuple(kept),

@@ -228,6 +228,20 @@ typedef struct aim_mamba2_layers_params {
     uint64_t workspace_size;
 } aim_mamba2_layers_params;
 
+typedef struct aim_mamba2_lazy_step_params {
+    uint64_t size;
+    aim_mamba2_decode_step_params step;
+    int32_t capacity, fold_every;
+    const void* x_history_in;
+    void* x_history_out;
+    const void* B_history_in;
+    void* B_history_out;
+    const float* dt_history_in;
+    float* dt_history_out;
+    const float* counters_in;
+    float* counters_out;
+} aim_mamba2_lazy_step_params;
+
 /* Lies in device memory: a captured launch is replayed with whatever settings are there. */
 typedef struct aim_sampling {
     uint64_t seed;
@@ -272,6 +286,7 @@ AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* 
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
 AIM_API int aim_mamba2_layers(const aim_mamba2_layers_params* params, void* stream);
+AIM_API int aim_mamba2_lazy_step(const aim_mamba2_lazy_step_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
 
@@ -281,6 +296,7 @@ AIM_API int aim_selective_scan_workspace(const aim_selective_scan_params* params
 AIM_API int aim_group_norm_silu_workspace(const aim_group_norm_silu_params* params, uint64_t* bytes);
 AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
+AIM_API int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* params, uint64_t* bytes);
 
 /* 1 where the current device takes these sizes and types with one kernel, else 0. */

@@ -249,6 +249,22 @@ Mamba2DecodeStepParams convert(const aim_mamba2_decode_step_params& from) {
     return to;
 }
 
+Mamba2LazyStepParams convert(const aim_mamba2_lazy_step_params& from) {
+    Mamba2LazyStepParams to;
+    to.step = convert(from.step);
+    to.capacity = from.capacity;
+    to.fold_every = from.fold_every;
+    to.x_history_in = from.x_history_in;
+    to.x_history_out = from.x_history_out;
+    to.B_history_in = from.B_history_in;
+    to.B_history_out = from.B_history_out;
+    to.dt_history_in = from.dt_history_in;
+    to.dt_history_out = from.dt_history_out;
+    to.counters_in = from.counters_in;
+    to.counters_out = from.counters_out;
+    return to;
+}
+
 // One struct under two names, since the device reads it.
 static_assert(sizeof(aim_sampling) == 40 && sizeof(Sampling) == sizeof(aim_sampling) &&
                   offsetof(Sampling, top_p) == offsetof(aim_sampling, top_p) &&
@@ -357,6 +373,9 @@ int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream)
     return run("mamba2_decode_step", p, stream);
 }
 int aim_mamba2_layers(const aim_mamba2_layers_params* p, void* stream) { return run("mamba2_layers", p, stream); }
+int aim_mamba2_lazy_step(const aim_mamba2_lazy_step_params* p, void* stream) {
+    return run("mamba2_lazy_step", p, stream);
+}
 int aim_sample(const aim_sample_params* p, void* stream) { return run("sample", p, stream); }
 int aim_image_to_uint8(const aim_image_params* p, void* stream) { return run("image_to_uint8", p, stream); }
 
@@ -379,6 +398,9 @@ int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* p, uint64_t* byt
 }
 int aim_mamba2_layers_resident(const aim_mamba2_layers_params* p) {
     return check_struct("mamba2_layers", p) == Status::kSuccess && resident(convert(*p));
+}
+int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* p, uint64_t* bytes) {
+    return workspace("mamba2_lazy_step", p, bytes);
 }
 
 int aim_version(void) { return version(); }

@@ -133,7 +133,7 @@ void Kernel::bind_outputs(OrtKernelContext* context, Call& call, cudaStream_t st
         const TensorRow& row = mRow.outputs[i];
         const ShapeRow& shape = shape_of(mRow, row, call.sizes);
         int64_t dims[kMaxRank] = {};
-        size_t bytes = aim_kernels::dtype_size(row.element == Element::kState ? call.states : call.activations);
+        size_t bytes = element_size(row.element, call);
         for (int d = 0; d < shape.rank; ++d) {
             dims[d] = evaluate(shape.dims[d], call.sizes);
             bytes *= static_cast<size_t>(dims[d]);

@@ -176,6 +176,28 @@ aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept 
     return p;
 }
 
+// The same tensors at the same numbers, with the history after them.
+static_assert(int{mamba2_lazy_step::ssm_state} == int{mamba2_decode_step::ssm_state});
+static_assert(int{mamba2_lazy_step::ssm_state_out} == int{mamba2_decode_step::ssm_state_out});
+
+aim_kernels::Mamba2LazyStepParams mamba2_lazy_step_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::Mamba2LazyStepParams p;
+    p.step = mamba2_decode_step_params(call);
+    p.step.active = ints(call.inputs[mamba2_lazy_step::active]);
+    p.capacity = narrow(size[kCapacity]);
+    p.fold_every = narrow(size[kFoldEvery]);
+    p.x_history_in = call.inputs[mamba2_lazy_step::x_history];
+    p.B_history_in = call.inputs[mamba2_lazy_step::B_history];
+    p.dt_history_in = floats(call.inputs[mamba2_lazy_step::dt_history]);
+    p.counters_in = floats(call.inputs[mamba2_lazy_step::counters]);
+    p.x_history_out = call.outputs[mamba2_lazy_step::x_history_out];
+    p.B_history_out = call.outputs[mamba2_lazy_step::B_history_out];
+    p.dt_history_out = static_cast<float*>(call.outputs[mamba2_lazy_step::dt_history_out]);
+    p.counters_out = static_cast<float*>(call.outputs[mamba2_lazy_step::counters_out]);
+    return p;
+}
+
 aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::AdaLnNormParams p;
@@ -276,6 +298,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kSelectiveScan: return use(selective_scan_params(call));
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kMamba2Layers: return use(mamba2_layers_params(call));
+        case OperatorKind::kMamba2LazyStep: return use(mamba2_lazy_step_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
@@ -300,6 +323,12 @@ bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept {
     return kind == OperatorKind::kCachedAttention || sizes.of[kHasActive] != 0;
 }
 
+size_t element_size(Element element, const Call& call) noexcept {
+    if (element == Element::kState) return aim_kernels::dtype_size(call.states);
+    if (element == Element::kFloat32 || element == Element::kInt32) return 4;
+    return aim_kernels::dtype_size(call.activations);
+}
+
 Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t* size = call.sizes.of;
     const int64_t width = kind == OperatorKind::kSwiGlu ? 8 : std::max<int64_t>(size[kNgroups], 1);
@@ -311,7 +340,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
         {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
         {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
-        {kHeight, 1},   {kWidth, 1},         {kLayers, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
+        {kHeight, 1},   {kWidth, 1},         {kLayers, 1},          {kChunks, 1},      {kBlocks, blocks},
+        {kOutChannels, 1}, {kCapacity, std::max<int64_t>(2, size[kFoldEvery])}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
@@ -324,6 +354,7 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (kind == OperatorKind::kSelectiveScan) return aim_kernels::workspace_bytes(selective_scan_params(call));
     if (is_group_norm(kind)) return aim_kernels::workspace_bytes(group_norm_silu_params(call));
     if (is_norm_conv(kind)) return norm_conv_workspace(kind, call);
+    if (kind == OperatorKind::kMamba2LazyStep) return aim_kernels::workspace_bytes(mamba2_lazy_step_params(call));
     if (kind == OperatorKind::kMamba2DecodeStep) return aim_kernels::workspace_bytes(mamba2_decode_step_params(call));
     if (kind == OperatorKind::kMamba2Layers) return aim_kernels::workspace_bytes(mamba2_layers_params(call));
     if (kind == OperatorKind::kCachedAttention) return aim_kernels::workspace_bytes(cached_attention_params(call));

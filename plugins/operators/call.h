@@ -20,6 +20,9 @@ struct Call {
     size_t workspace_size = 0;
 };
 
+// Bytes of an element of a tensor.
+size_t element_size(Element element, const Call& call) noexcept;
+
 // Whether the kernels have these sizes. One that is not known passes: the smallest is taken for it.
 aim_kernels::Status validate_sizes(OperatorKind kind, Call call) noexcept;
 

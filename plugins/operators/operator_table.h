@@ -27,6 +27,8 @@ enum Symbol : int8_t {
     kConvDim,
     kDModel,
     kLayers,
+    kFoldEvery,
+    kCapacity,
     kGateIndex,
     kShiftIndex,
     kScaleIndex,
@@ -48,7 +50,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -70,6 +72,10 @@ namespace mamba2_layers {
 enum Input { residual, modulation, norm_weight, in_proj, conv_weight, conv_bias, A, D, dt_bias, gated_norm_weight, out_proj, conv_state, ssm_state, active };
 enum Output { residual_out, conv_state_out, ssm_state_out };
 }  // namespace mamba2_layers
+namespace mamba2_lazy_step {
+enum Input { zxbcdt, conv_weight, conv_bias, A, D, dt_bias, norm_weight, conv_state, ssm_state, x_history, B_history, dt_history, counters, active };
+enum Output { out, conv_state_out, ssm_state_out, x_history_out, B_history_out, dt_history_out, counters_out };
+}  // namespace mamba2_lazy_step
 namespace ada_ln_norm {
 enum Input { hidden, residual, modulation, weight };
 enum Output { x, residual_out };
@@ -344,6 +350,87 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "Mamba2LazyStep", OperatorKind::kMamba2LazyStep,
+        9, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+            {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
+            {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
+            {"fold_every", AttributeType::kInt, kFoldEvery, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
+        },
+        14, {
+            {"zxbcdt", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"2 * nheads * headdim + 2 * ngroups * d_state + nheads", 3, {{2, {kNheads, kHeaddim}}, {2, {kNgroups, kDState}}, {1, {kNheads, kOne}}}}}},
+             {}},
+            {"conv_weight", Element::kFloat32, kOne, -1,
+             {2, {{"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv", 1, {{1, {kDConv, kOne}}}}}},
+             {}},
+            {"conv_bias", Element::kFloat32, kOne, -1,
+             {1, {{"conv_dim", 1, {{1, {kConvDim, kOne}}}}}},
+             {}},
+            {"A", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"D", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"dt_bias", Element::kFloat32, kOne, -1,
+             {1, {{"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"norm_weight", Element::kFloat32, kOne, -1,
+             {1, {{"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"conv_state", Element::kState, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"x_history", Element::kState, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"B_history", Element::kState, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}, {"ngroups * d_state", 1, {{1, {kNgroups, kDState}}}}}},
+             {}},
+            {"dt_history", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}}},
+             {}},
+            {"counters", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"3", 1, {{3, {kOne, kOne}}}}}},
+             {}},
+            {"active", Element::kInt32, kHasActive, -1,
+             {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
+             {}},
+        },
+        7, {
+            {"out", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"conv_state_out", Element::kState, kOne, 7,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state_out", Element::kState, kOne, 8,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"x_history_out", Element::kState, kOne, 9,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"B_history_out", Element::kState, kOne, 10,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}, {"ngroups * d_state", 1, {{1, {kNgroups, kDState}}}}}},
+             {}},
+            {"dt_history_out", Element::kFloat32, kOne, 11,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"capacity", 1, {{1, {kCapacity, kOne}}}}}},
+             {}},
+            {"counters_out", Element::kFloat32, kOne, 12,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"3", 1, {{3, {kOne, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "AdaLnNorm", OperatorKind::kAdaLnNorm,
         5, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -606,6 +693,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 14;
+constexpr int kOperatorCount = 15;
 
 }  // namespace aim_edge

@@ -18,7 +18,7 @@ enum class Images : int8_t { kChannelsFirst, kEither, kChannelsLast };
 
 constexpr int kMaxAttributes = 9;
 constexpr int kMaxInputs = 14;
-constexpr int kMaxOutputs = 3;
+constexpr int kMaxOutputs = 7;
 constexpr int kMaxRank = 6;
 
 struct Term {

@@ -96,24 +96,26 @@ size_t workspace_bytes(const Mamba2DecodeStepParams& p) noexcept {
     return static_cast<size_t>(p.rows * d_inner_of(p)) * sizeof(float);
 }
 
-Status validate_shapes(const Mamba2DecodeStepParams& p) noexcept {
-    AIM_CHECK(check_positive(kOp, "rows", p.rows));
-    AIM_CHECK(check_positive(kOp, "nheads", p.nheads));
-    AIM_CHECK(check_steps_of_16(kOp, "headdim", p.headdim, 128));
-    AIM_CHECK(check_steps_of_16(kOp, "d_state", p.d_state, 256));
-    AIM_CHECK(check_ngroups(kOp, p.ngroups, "nheads", p.nheads));
-    AIM_CHECK(check_state_size(kOp, p.nheads, p.headdim, p.d_state));
-    AIM_CHECK(check_d_conv(kOp, p.d_conv));
-    AIM_CHECK(check_eps(kOp, p.eps));
-    AIM_CHECK(check_activation_dtype(kOp, p.dtype));
-    AIM_CHECK(check_state_dtype(kOp, "conv_state", p.conv_state_dtype));
-    AIM_CHECK(check_state_dtype(kOp, "ssm_state", p.ssm_state_dtype));
-    AIM_CHECK(check_input_strides(kOp, "zxbcdt", p.zxbcdt_row_stride, 0));
-    return check_output_strides(kOp, "out", p.rows, 1, d_inner_of(p), p.out_row_stride, 0);
+namespace detail {
+
+Status check_decode_step_shapes(const char* op, const Mamba2DecodeStepParams& p) noexcept {
+    AIM_CHECK(check_positive(op, "rows", p.rows));
+    AIM_CHECK(check_positive(op, "nheads", p.nheads));
+    AIM_CHECK(check_steps_of_16(op, "headdim", p.headdim, 128));
+    AIM_CHECK(check_steps_of_16(op, "d_state", p.d_state, 256));
+    AIM_CHECK(check_ngroups(op, p.ngroups, "nheads", p.nheads));
+    AIM_CHECK(check_state_size(op, p.nheads, p.headdim, p.d_state));
+    AIM_CHECK(check_d_conv(op, p.d_conv));
+    AIM_CHECK(check_eps(op, p.eps));
+    AIM_CHECK(check_activation_dtype(op, p.dtype));
+    AIM_CHECK(check_state_dtype(op, "conv_state", p.conv_state_dtype));
+    AIM_CHECK(check_state_dtype(op, "ssm_state", p.ssm_state_dtype));
+    AIM_CHECK(check_input_strides(op, "zxbcdt", p.zxbcdt_row_stride, 0));
+    return check_output_strides(op, "out", p.rows, 1, d_inner_of(p), p.out_row_stride, 0);
 }
 
-Status validate(const Mamba2DecodeStepParams& p) noexcept {
-    AIM_CHECK(validate_shapes(p));
+Status check_decode_step(const char* op, const Mamba2DecodeStepParams& p) noexcept {
+    AIM_CHECK(check_decode_step_shapes(op, p));
     const struct {
         const char* name;
         const void* pointer;
@@ -129,22 +131,19 @@ Status validate(const Mamba2DecodeStepParams& p) noexcept {
         {"out", p.out},
         {"workspace", p.workspace},
     };
-    for (const auto& entry : required) AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
-    AIM_CHECK(check_aligned_16(kOp, "ssm_state_in", p.ssm_state_in));
-    AIM_CHECK(check_aligned_16(kOp, "ssm_state_out", p.ssm_state_out));
-    AIM_CHECK(check_aligned_16(kOp, "workspace", p.workspace));
+    for (const auto& entry : required) AIM_CHECK(check_pointer(op, entry.name, entry.pointer));
+    AIM_CHECK(check_aligned_16(op, "ssm_state_in", p.ssm_state_in));
+    AIM_CHECK(check_aligned_16(op, "ssm_state_out", p.ssm_state_out));
+    AIM_CHECK(check_aligned_16(op, "workspace", p.workspace));
     const size_t needed = workspace_bytes(p);
     if (p.workspace_size < needed) {
-        return fail(Status::kWorkspaceTooSmall, "%s: the workspace has %zu bytes; needed: %zu", kOp, p.workspace_size,
+        return fail(Status::kWorkspaceTooSmall, "%s: the workspace has %zu bytes; needed: %zu", op, p.workspace_size,
                     needed);
     }
     return Status::kSuccess;
 }
 
-Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
-    AIM_CHECK(validate(p));
-    const DeviceInfo device = device_info();
-    AIM_CHECK(device.status);
+StepArgs step_args(const Mamba2DecodeStepParams& p) noexcept {
     const int64_t d_inner = d_inner_of(p);
     const int64_t bc_width = bc_width_of(p);
     const int64_t item = static_cast<int64_t>(dtype_size(p.dtype));
@@ -184,11 +183,31 @@ Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
     const int64_t dense_conv = (d_inner + 2 * bc_width) * (p.d_conv - 1);
     step.conv_state_row_stride = p.conv_state_row_stride != 0 ? p.conv_state_row_stride : dense_conv;
     step.state_row_stride = p.ssm_state_row_stride != 0 ? p.ssm_state_row_stride : d_inner * p.d_state;
-    AIM_CHECK(launch_step(kOp, step, true, device.sm_count, stream));
+    return step;
+}
 
-    const FinishArgs finish = {p, d_inner, step.conv_state_row_stride, d_inner / p.ngroups,
+Status launch_finish(const char* op, const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
+    const int64_t d_inner = d_inner_of(p);
+    const int64_t bc_width = bc_width_of(p);
+    const int64_t dense_conv = (d_inner + 2 * bc_width) * (p.d_conv - 1);
+    const int64_t conv_row_stride = p.conv_state_row_stride != 0 ? p.conv_state_row_stride : dense_conv;
+    const FinishArgs finish = {p, d_inner, conv_row_stride, d_inner / p.ngroups,
                                static_cast<const float*>(p.workspace)};
-    return launch_dependent(kOp, finish_kernel, p.rows * p.ngroups, kThreads, stream, finish);
+    return launch_dependent(op, finish_kernel, p.rows * p.ngroups, kThreads, stream, finish);
+}
+
+}  // namespace detail
+
+Status validate_shapes(const Mamba2DecodeStepParams& p) noexcept { return check_decode_step_shapes(kOp, p); }
+
+Status validate(const Mamba2DecodeStepParams& p) noexcept { return check_decode_step(kOp, p); }
+
+Status launch(const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
+    AIM_CHECK(validate(p));
+    const DeviceInfo device = device_info();
+    AIM_CHECK(device.status);
+    AIM_CHECK(launch_step(kOp, step_args(p), true, device.sm_count, stream));
+    return launch_finish(kOp, p, stream);
 }
 
 }  // namespace aim_kernels

@@ -3,6 +3,7 @@
 // selective_scan launches it for L = 1 on its own, mamba2_decode_step with the convolution in front (FUSED).
 #pragma once
 
+#include "aim_kernels/mamba2_decode_step.h"
 #include "aim_kernels/selective_scan.h"
 #include "host.h"
 
@@ -55,6 +56,13 @@ struct StepArgs {
     DType conv_state_dtype = DType::kFloat32;
     int32_t d_conv = 0;
 };
+
+// The parts of mamba2_decode_step, for operators that differ in the state's update alone. launch_finish: the norm, and the
+// convolution's window of B and C.
+Status check_decode_step_shapes(const char* op, const Mamba2DecodeStepParams& params) noexcept;
+Status check_decode_step(const char* op, const Mamba2DecodeStepParams& params) noexcept;
+StepArgs step_args(const Mamba2DecodeStepParams& params) noexcept;
+Status launch_finish(const char* op, const Mamba2DecodeStepParams& params, cudaStream_t stream) noexcept;
 
 Status launch_step(const char* op, StepArgs args, bool fused, int sm_count, cudaStream_t stream) noexcept;
 

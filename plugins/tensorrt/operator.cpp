@@ -54,7 +54,8 @@ bool Operator::create(const OperatorRow& row, const PluginAttributes& attributes
     if (!succeeded(row, validate_sizes(row.kind, call))) return false;
     made.mRow = &row;
     made.mAttributes = attributes;
-    if (row.kind == OperatorKind::kMamba2DecodeStep || row.kind == OperatorKind::kMamba2Layers) {
+    if (row.kind == OperatorKind::kMamba2DecodeStep || row.kind == OperatorKind::kMamba2LazyStep ||
+        row.kind == OperatorKind::kMamba2Layers) {
         made.mAttributes.sizes.of[kConvDim] = conv_dim_of(attributes.sizes);
     }
     made.mTensors = tensors_of(row, attributes.sizes);
@@ -109,7 +110,7 @@ int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* cons
         // What the kernels leave of a state as it was must be there before, unless it is updated in place.
         const int alias = mTensors.outputs[i]->alias;
         if (alias < 0 || !keeps_states(mRow->kind, call.sizes) || outputs[i] == inputs[alias]) continue;
-        size_t bytes = aim_kernels::dtype_size(call.states);
+        size_t bytes = element_size(mTensors.outputs[i]->element, call);
         const nvinfer1::Dims& dims = descriptions[alias].dims;
         for (int d = 0; d < dims.nbDims; ++d) bytes *= static_cast<size_t>(dims.d[d]);
         const cudaError_t error = cudaMemcpyAsync(outputs[i], inputs[alias], bytes, cudaMemcpyDeviceToDevice, stream);

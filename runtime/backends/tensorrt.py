@@ -160,11 +160,12 @@ class TrtBackend:
 
         CachedAttention writes one position of a cache. Where input and output have one address, that is all that is
         moved, also below TensorRT 10, which knows of no aliases; were they two, each step would copy the whole cache.
+        Mamba2LazyStep likewise writes little of a history and seldom a state.
         """
         step = self.record.graphs.get("step")
-        layers = 0 if step is None else step.plugins.get("CachedAttention", 0)
-        caches = {state.output for state in self.contract.states} if self.contract.family == "gpt" else set()
-        return caches if 2 * layers == len(caches) else set()
+        operator = "CachedAttention" if self.contract.family == "gpt" else "Mamba2LazyStep"
+        layers = 0 if step is None else step.plugins.get(operator, 0)
+        return {state.output for state in self.contract.states} if layers == self.contract.dims.n_layer else set()
 
     def batches(self, engine: Engine) -> list[Sizes]:
         """Smallest, best and largest number of images in each profile of an engine."""

@@ -164,6 +164,16 @@ class Mamba2LayersParams(Params):
     ]
 
 
+class Mamba2LazyStepParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("step", Mamba2DecodeStepParams),
+        *_each(c_int32, "capacity fold_every"),
+        *_each(c_void_p, "x_history_in x_history_out B_history_in B_history_out"),
+        *_each(c_void_p, "dt_history_in dt_history_out counters_in counters_out"),
+    ]
+
+
 class SampleParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -194,6 +204,7 @@ OPERATORS: dict[str, type[Params]] = {
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
     "mamba2_layers": Mamba2LayersParams,
+    "mamba2_lazy_step": Mamba2LazyStepParams,
     "sample": SampleParams,
     "image_to_uint8": ImageParams,
 }
@@ -215,8 +226,8 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        workspaces = "selective_scan mamba2_decode_step mamba2_layers group_norm_silu norm_conv cached_attention"
-        for name in workspaces.split():
+        workspaces = "selective_scan mamba2_decode_step mamba2_layers mamba2_lazy_step group_norm_silu norm_conv"
+        for name in (*workspaces.split(), "cached_attention"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         self._c.aim_mamba2_layers_resident.argtypes = [ctypes.POINTER(Mamba2LayersParams)]

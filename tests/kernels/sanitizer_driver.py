@@ -25,6 +25,7 @@ from kernels import (
     test_group_norm_silu,
     test_image,
     test_linear,
+    test_mamba2_lazy_step,
     test_norm_conv,
     test_rms_norm_gated,
     test_sample,
@@ -32,6 +33,7 @@ from kernels import (
 from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, MAMBA1, Library
 from kernels.decode_case import DecodeCase
 from kernels.harness import CudaMemory, Device, decode, encode, relative_error
+from kernels.lazy_case import LazyCase
 from kernels.scan_case import ScanCase
 from kernels.tolerances import BOUND, state_bound
 
@@ -120,6 +122,10 @@ NORM_CONVS = [
     ),
     test_norm_conv.BASE.but(batch=2, in_channels=128, out_channels=256, residual=True, in_place=True),
 ]
+LAZY_STEPS = [  # over a first fold and another
+    LazyCase("lazy", steps=18, in_place=True, inactive=True),
+    LazyCase("lazy halves", steps=13, nheads=10, headdim=64, d_state=144, ngroups=2, ssm_state_dtype=FLOAT16),
+]
 TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_causal_conv1d.test_matches_the_reference, CONVS),
     (test_rms_norm_gated.test_matches_the_reference, NORMS),
@@ -130,6 +136,7 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_norm_conv.test_matches_the_reference, NORM_CONVS),
     (test_sample.test_draws_the_codes_of_the_host, SAMPLES),
     (test_image.test_makes_the_pixels_of_the_host, IMAGES),
+    (test_mamba2_lazy_step.test_matches_the_plain_recurrence_over_folds, LAZY_STEPS),
 ]
 
 

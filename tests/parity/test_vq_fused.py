@@ -139,7 +139,8 @@ def test_the_manifest_says_so(tmp_path: Path) -> None:
     ("lowering", "precision"), [("primitive", "float16"), ("plugin", "float16"), ("plugin-fused", "float32")]
 )
 def test_only_with_plugin_fused_in_half_precision(lowering: str, precision: str, tmp_path: Path) -> None:
-    message = f"lowering '{lowering}' and precision '{precision}'; it needs lowering 'plugin-fused' or 'plugin-layers' and precision"
+    message = f"lowering '{lowering}' and precision '{precision}'; it needs lowering 'plugin-fused' or 'plugin-layers' "
+    message += "and precision"
     with pytest.raises(ValueError, match=f"fused_convolutions is True with {message} 'float16' or 'bfloat16'"):
         export_bundle("demo", tmp_path / "b", lowering=lowering, precision=precision, fused_convolutions=True)
     assert not (tmp_path / "b").exists()

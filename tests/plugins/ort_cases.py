@@ -74,12 +74,13 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
     sizes |= {"positions": rows, "num_tokens": 9}
     sizes |= {"layers": 2, "ngroups": options.pop("groups_of_B", SIZES["ngroups"])}
+    sizes |= {"capacity": 5}
     sizes |= {"chunks": 2, "blocks": 1, "out_channels": 3}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
-    plain |= {"has_norm": 0, "has_residual": 0}
+    plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1}
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
@@ -115,6 +116,8 @@ def all_cases() -> list[Case]:
                 make_case("Mamba2DecodeStep", *types, has_active=1),
                 make_case("Mamba2Layers", *types),
                 make_case("Mamba2Layers", *types, has_active=1, groups_of_B=1),
+                make_case("Mamba2LazyStep", *types),
+                make_case("Mamba2LazyStep", *types, has_active=1),
             ]
     return cases
 
@@ -166,6 +169,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
             values *= np.float32(0.1)
         if tensor["name"] == "A":
             values = -np.exp(values)
+        if tensor["name"] == "counters":  # an empty history beside a state that holds something
+            values = np.broadcast_to(np.array([0, 1, 0], np.float32), shape)
         if tensor["name"] in ("dt", "dt_bias") and not case.attributes.get("dt_softplus", 1):
             values = np.abs(values) * np.float32(0.1)
         if tensor["name"] == "position":
@@ -224,6 +229,15 @@ def _layers(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.mamba2_layers(*apart, f, *states, case.attributes["eps"]))
 
 
+def _lazy_step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    """Of an empty history that folds at once."""
+    names = ("x_history", "B_history", "dt_history", "counters")
+    out = _step(case, {name: value for name, value in f.items() if name not in names})
+    counters = f["counters"] * 0
+    counters[..., 1], counters[..., 2] = 1, f["A"]
+    return [*out, *(f[name] for name in names[:3]), counters]
+
+
 def _group_norm(case: Case, **f: NDArray[np.float64]) -> NDArray[np.float64]:
     eps, silu = case.attributes["eps"], bool(case.attributes["silu"])
     return reference.group_norm_silu(**f, groups=case.attributes["groups"], eps=eps, apply_silu=silu)
@@ -275,6 +289,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
     "Mamba2Layers": lambda case, f: _layers(case, dict(f)),
+    "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
     "CachedAttention": _attention,
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],

@@ -74,6 +74,11 @@ VALID: dict[str, list[Field]] = {
         ("has_active", "int64", 1),
     ],
 }
+VALID["Mamba2LazyStep"] = [
+    field
+    for given in VALID["Mamba2DecodeStep"]
+    for field in ([("fold_every", "int64", 16), given] if given[0] == "eps" else [given])
+]
 MAMBA1 = {"kind": "mamba1", "nheads": 1536, "headdim": 1, "d_state": 16}
 
 
@@ -123,6 +128,8 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("Mamba2DecodeStep", changed("Mamba2DecodeStep", d_conv=9), "d_conv is 9; supported: 2, 3, 4"),
     ("Mamba2DecodeStep", changed("Mamba2DecodeStep", headdim=8), "headdim is 8; supported: 16, 32"),
     ("Mamba2DecodeStep", changed("Mamba2DecodeStep", has_active=-1), "'has_active' is -1; expected 0 or 1"),
+    ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=129), "capacity is 129; supported: 2 to 128"),
+    ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=0), "'fold_every' is 0; expected 1 to"),
     # A field that only an engine holds is not an attribute of a graph.
     ("SelectiveScan", [*VALID["SelectiveScan"], ("scan_workspace", "int64", 1)], "unknown attribute 'scan_workspace'"),
 ]

@@ -278,3 +278,35 @@ inline Case step_case(const char* name, Types types, reference::ScanSizes n, int
                     Tensor{"ssm_state_out", types.states, in[8].shape, expected.ssm_state}};
     return made;
 }
+
+// Mamba2LazyStep with an empty history that folds at once: the same numbers as Mamba2DecodeStep's.
+inline Case lazy_case(Case made, Types types) {
+    Draw draw(15);
+    const int64_t rows = made.inputs[8].shape[0], nheads = made.inputs[8].shape[1], capacity = 5;
+    const int64_t inner = nheads * made.inputs[8].shape[2], conv_dim = made.inputs[7].shape[1];
+    const bool masked = made.inputs.size() > 9;
+    Tensor mask;
+    if (masked) mask = made.inputs.back();
+    if (masked) made.inputs.pop_back();
+    made.op = "Mamba2LazyStep";
+    made.attributes.push_back(number("fold_every", 1));
+    Tensor counters = draw.uniform("counters", {rows, nheads, 3}, 0.0, 0.0), counted = counters;
+    for (int64_t i = 0; i < rows * nheads; ++i) {
+        counters.values[3 * i + 1] = counted.values[3 * i + 1] = 1.0;
+        counted.values[3 * i + 2] = made.inputs[3].values[i % nheads];
+    }
+    const Tensor history[] = {draw.normal("x_history", types.states, {rows, capacity, inner}),
+                              draw.normal("B_history", types.states, {rows, capacity, (conv_dim - inner) / 2}),
+                              draw.uniform("dt_history", {rows, nheads, capacity}, 1e-3, 1e-1), counters};
+    for (const Tensor& tensor : history) {
+        made.inputs.push_back(tensor);
+        Tensor after = &tensor == history + 3 ? counted : tensor;
+        after.name = std::string(tensor.name) + "_out";
+        if (masked && &tensor == history + 3) restore_inactive(mask, tensor, after.values);
+        made.outputs.push_back(after);
+        made.bounds.push_back(1e-7);
+    }
+    if (masked) made.inputs.push_back(mask);
+    for (int alias = 9; alias <= 12; ++alias) made.aliases.push_back(alias);
+    return made;
+}

@@ -138,6 +138,14 @@ def test_export_with_fused_convolutions(tiny: Path, tmp_path: Path, run: Run) ->
     assert "fused convolutions" in run("inspect", tmp_path / "b")[1]
 
 
+def test_export_with_lazy_states(tiny: Path, tmp_path: Path, run: Run) -> None:
+    assert run("export", tiny, tmp_path / "b", "--lowering", "plugin-fused", "--lazy-states")[0] == 0
+    assert read_manifest(tmp_path / "b").lazy_states
+    assert "lazily folded" in run("inspect", tmp_path / "b")[1]
+    status, _, err = run("export", tiny, tmp_path / "c", "--lazy-states")
+    assert status == 2 and "lazy_states is True with lowering 'primitive'; it needs 'plugin-fused'" in err
+
+
 def test_export_help_names_the_lowerings(run: Run) -> None:
     _, out, _ = run("export", "--help")
     assert all(name in out for name in LOWERINGS)
