@@ -48,7 +48,7 @@ class PluginLayers(PluginFused):
     def layers(
         self, residual: ir.Value, modulation: ir.Value, conv_state: ir.Value, ssm_state: ir.Value
     ) -> Triple:
-        """From residual (rows, d_model) float32, modulation (rows, 3 n_layer, d_model) and stacked states: all but it."""
+        """From residual (rows, d_model), modulation (rows, 3 n_layer, d_model) and stacked states: all but it."""
         config = self.config
         weights = [self._stacked(name, parameter) for name, parameter in _WEIGHTS]
 
