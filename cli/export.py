@@ -29,6 +29,13 @@ def export(
             help="The image decoder's convolutions as operators with their norms; plugin-fused in float16 only.",
         ),
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or int4: the projections and the head as integers; plugin-fused in float16 only.",
+            show_default="as --precision",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
@@ -37,7 +44,7 @@ def export(
     """Export a trained checkpoint as a bundle of ONNX graphs."""
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
-        fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+        fused_convolutions=fused_convolutions, weights=weights, overwrite=overwrite, policy=policy,
     )  # fmt: skip
     folder = shlex.quote(str(out))
     output.print(f"next: aim-edge validate {folder} --checkpoint {shlex.quote(checkpoint)} --record", soft_wrap=True)
@@ -46,7 +53,7 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, fused_convolutions: bool = False, policy: Path | None = None,
+    overwrite: bool, fused_convolutions: bool = False, weights: str | None = None, policy: Path | None = None,
 ) -> None:  # fmt: skip
     """Exports with progress shown and says what was written."""
     begin = time.perf_counter()
@@ -57,13 +64,15 @@ def write_bundle(
 
         folder = export_bundle(
             checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype,
-            fused_convolutions=fused_convolutions, overwrite=overwrite, policy=policy,
+            fused_convolutions=fused_convolutions, weights=weights, overwrite=overwrite, policy=policy,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)
     size = sum(record.bytes for record in manifest.files.values())
     output.print(
-        f"{folder}: {manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}, "
+        f"{folder}: {manifest.lowering}, {manifest.precision}, "
+        + ("" if manifest.quantisation is None else f"weights {manifest.quantisation.weights}, ")
+        + f"states {manifest.state_dtype}, "
         f"{len(manifest.contract.graphs)} graphs, {megabytes(size)}, in {time.perf_counter() - begin:.1f} s",
         soft_wrap=True,
     )

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import aim_edge
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
 from aim_edge.aim.gpt import GptModel
+from aim_edge.aim.model import AimModel
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
 from aim_edge.runtime.contract import DTYPES, Contract, build_contract, build_gpt_contract
 from aim_edge.runtime.manifest import CheckpointRecord, Manifest
@@ -23,6 +24,7 @@ from .decoder import condition_graph, decoder_graph
 from .decoder_gpt import check_gpt_lowering, gpt_condition_graph, gpt_decoder_graph
 from .dims import model_dims
 from .lowerings import LOWERINGS
+from .quantize import Quantised, check_weights, quantise
 from .tokenizer import Tokenizer, decode_graph, encode_graph
 from .tokenizer_fused import FusedTokenizer, check_fused_convolutions
 from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
@@ -40,6 +42,7 @@ def export_bundle(
     precision: str = "float32",
     state_dtype: str = "float32",
     fused_convolutions: bool = False,
+    weights: str | None = None,
     overwrite: bool = False,
     policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -58,6 +61,8 @@ def export_bundle(
         state_dtype: "float32" or "float16", of conv_state and ssm_state; of a Transformer, k_cache and v_cache.
         fused_convolutions: vq_decode's convolutions are operators of ours, too, with the norms around them; only with
             the lowering "plugin-fused" in float16.
+        weights: "int8" or "int4": in_proj, out_proj and the head as integers; only with the lowering "plugin-fused"
+            in float16. None: in `precision`.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -79,6 +84,7 @@ def export_bundle(
             raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
     if fused_convolutions:
         check_fused_convolutions(lowering, precision)
+    check_weights(weights, lowering, precision)
     if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
         check_gpt_lowering(lowering)
     rules = None if policy is None else UsagePolicy.load(policy)
@@ -96,7 +102,13 @@ def export_bundle(
             transposed = LOWERINGS[lowering].recurrence.transposed_state
             contract = build_contract(dims, state_dtype=state_dtype, transposed_state=transposed)
         decoder = FusedTokenizer if fused_convolutions else Tokenizer
-        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder))
+        sampling = SamplingConfig.from_dict(SAMPLING | loaded.sampling)
+        table, record = None, None
+        if weights is not None and isinstance(loaded.aim, AimModel):
+            table, record = quantise(
+                loaded.aim, weights, sampling=sampling, progress=lambda what: tell(what, 0, 6)
+            )
+        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder, table))
         with_bodies = any(model.functions for model in models.values())
         shared = None
         if with_bodies or sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
@@ -115,11 +127,12 @@ def export_bundle(
             contract=contract,
             model_config=loaded.aim.config.to_published() | {"vq": loaded.vq.config.to_dict()},
             class_names=loaded.class_names,
-            sampling_defaults=SamplingConfig.from_dict(SAMPLING | loaded.sampling),
+            sampling_defaults=sampling,
             precision=precision,
             state_dtype=state_dtype,
             lowering=lowering,
             fused_convolutions=fused_convolutions,
+            quantisation=record,
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
             checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
             files=record_files(folder),
@@ -140,6 +153,7 @@ def _graphs(
     precision: str,
     state_dtype: str,
     decoder: type[Tokenizer],
+    quantised: Mapping[str, Quantised] | None,
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
     model = checkpoint.aim
@@ -151,6 +165,8 @@ def _graphs(
         yield "condition", condition_graph(model, contract, lowering, precision)
         for name in ("step", "scan"):
             sequence = name == "scan"
-            yield name, decoder_graph(model, contract, lowering, precision, state_dtype, sequence=sequence)
+            yield name, decoder_graph(
+                model, contract, lowering, precision, state_dtype, sequence=sequence, quantised=quantised
+            )
     yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision, decoder)
     yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

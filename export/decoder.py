@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 
 from aim_edge.aim.config import AimConfig
@@ -12,6 +14,7 @@ from .builder import GraphBuilder
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
 from .mixers_plugin import PluginFused
+from .quantize import Quantised
 from .weights import Weights
 
 
@@ -54,10 +57,11 @@ def condition_graph(model: AimModel, contract: Contract, lowering: str, precisio
 
 
 def decoder_graph(
-    model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool
-) -> ir.Model:
-    """The step graph, or with `sequence` the scan graph."""
-    return _Decoder(model, contract, lowering, precision, state_dtype, sequence).build()
+    model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool,
+    quantised: Mapping[str, Quantised] | None = None,
+) -> ir.Model:  # fmt: skip
+    """The step graph, or with `sequence` the scan graph; `quantised` matrices are stored as codes (plugin-fused)."""
+    return _Decoder(model, contract, lowering, precision, state_dtype, sequence, quantised).build()
 
 
 # What a mixer or an MLP gave, in the activations' dtype, and the index of the vector that gates it.
@@ -75,6 +79,7 @@ class _Decoder:
         precision: str,
         state_dtype: str,
         sequence: bool,
+        quantised: Mapping[str, Quantised] | None,
     ) -> None:
         chosen = LOWERINGS[lowering]
         self.config: AimConfig = model.config
@@ -82,7 +87,7 @@ class _Decoder:
         self.spec = contract.graphs[self.name]
         self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
-        self.w = Weights(model, self.g)
+        self.w = Weights(model, self.g, quantised)
         self.recurrence: Recurrence = chosen.recurrence(self.g, self.w, model.config, sequence, state_dtype)
 
     def build(self) -> ir.Model:
@@ -174,7 +179,10 @@ class _Decoder:
         shift, scale = self._vectors(final_modulation, 2)
         x = g.rms_norm(x, w.full("backbone.norm_f.weight"), config.norm_epsilon)
         x = self._modulated(x, "backbone.final_layer.norm_final.weight", shift, scale, 1e-5)
-        table = w.stored("backbone.embeddings.word_embeddings.weight")
+        name = "backbone.embeddings.word_embeddings.weight"
+        if name in w.quantised and isinstance(self.recurrence, PluginFused):
+            return g.core(self.recurrence.linear_quantized(x, name))
+        table = w.stored(name)
         if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
             return g.core(g.op("Gemm", x, table, transB=1))
         # Not Shape's own end attribute: TensorRT 8's parser ignores it.

@@ -51,6 +51,36 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class QuantisationRecord:
+    """How in_proj, out_proj and the head became integers.
+
+    Attributes:
+        weights: "int8" or "int4".
+        bits: of a code.
+        group_size: inputs that share a scale; 0: all of an output feature's.
+        method: "round", or "gptq" (fitted to the layers' inputs).
+        images, seed: of the samples that it was fitted to, drawn by the model itself; 0 images: none.
+        calibration_sha256: of those samples, classes and codes as little-endian int32; "" where there are none.
+    """
+
+    weights: str
+    bits: int
+    group_size: int
+    method: str
+    images: int
+    seed: int
+    calibration_sha256: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantisationRecord:
+        check_keys(cls, values)
+        kind = (values["weights"], values["bits"], values["group_size"])
+        if kind not in (("int8", 8, 0), ("int4", 4, 128)):
+            raise ValueError(f"quantisation is {kind}; expected ('int8', 8, 0) or ('int4', 4, 128)")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class PluginRecord:
     """The plugin library that lies beside engines.
 
@@ -251,6 +281,7 @@ class Manifest:
         state_dtype: "float32" or "float16".
         lowering: of `contract.LOWERINGS`.
         fused_convolutions: whether the image decoder's convolutions are operators of ours.
+        quantisation: how the large matrices became integers; None: they are in `precision`.
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -272,6 +303,7 @@ class Manifest:
     parity: dict[str, Any] | None = None
     engines: dict[str, EngineRecord] = field(default_factory=dict)
     fused_convolutions: bool = False
+    quantisation: QuantisationRecord | None = None
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -325,17 +357,18 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
-        values = {"fused_convolutions": False, **values}  # bundles from before the option lack it
+        values = {"fused_convolutions": False, "quantisation": None, **values}  # bundles from before the options lack them
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:
                 raise ValueError(f"fused_convolutions is {fused!r}; expected true or false")
-            names = values["class_names"]
+            names, quantised = values["class_names"], values["quantisation"]
             typed = {
                 "contract": Contract.from_dict(values["contract"]),
                 "class_names": None if names is None else tuple(map(str, names)),
                 "sampling_defaults": SamplingConfig.from_dict(values["sampling_defaults"]),
                 "checkpoint": CheckpointRecord.from_dict(values["checkpoint"]),
+                "quantisation": None if quantised is None else QuantisationRecord.from_dict(quantised),
                 "files": {name: FileRecord.from_dict(record) for name, record in values["files"].items()},
                 "engines": {target: EngineRecord.from_dict(record) for target, record in values["engines"].items()},
             }

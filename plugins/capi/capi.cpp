@@ -139,6 +139,21 @@ LinearParams convert(const aim_linear_params& from) {
     return to;
 }
 
+LinearQuantizedParams convert(const aim_linear_quantized_params& from) {
+    LinearQuantizedParams to;
+    to.rows = from.rows;
+    to.in_features = from.in_features;
+    to.out_features = from.out_features;
+    to.bits = from.bits;
+    to.group_size = from.group_size;
+    to.dtype = dtype_of(from.dtype);
+    to.x = from.x;
+    to.weight = from.weight;
+    to.scale = from.scale;
+    to.y = from.y;
+    return to;
+}
+
 GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
     GroupNormSiluParams to;
     to.batch = from.batch;
@@ -278,6 +293,9 @@ int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return 
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
+int aim_linear_quantized(const aim_linear_quantized_params* p, void* stream) {
+    return run("linear_quantized", p, stream);
+}
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
 

@@ -172,6 +172,37 @@ aim_kernels::LinearParams linear_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::LinearQuantizedParams p;
+    p.rows = size[kRows];
+    p.in_features = size[kInFeatures];
+    p.out_features = size[kOutFeatures];
+    p.bits = narrow(size[kBits]);
+    p.group_size = narrow(size[kGroupSize]);
+    p.dtype = call.activations;
+    p.x = call.inputs[linear_quantized::x];
+    p.weight = call.inputs[linear_quantized::weight];
+    p.scale = floats(call.inputs[linear_quantized::scale]);
+    p.y = call.outputs[linear_quantized::y];
+    return p;
+}
+
+// What the table's shapes do not say of words and scales.
+Status check_quantized(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    const int64_t in = size[kInFeatures], group = size[kGroupSize] == 0 ? in : size[kGroupSize];
+    const int64_t words = in * size[kBits] / 32, scales = (in + group - 1) / group;
+    if (size[kWords] == words && size[kScales] == scales) return Status::kSuccess;
+    return aim_kernels::fail(Status::kUnsupportedShape,
+                             "linear_quantized: weight has %lld words a feature and scale %lld; %lld inputs of %lld bits "
+                             "in groups of %lld need %lld and %lld",
+                             static_cast<long long>(size[kWords]), static_cast<long long>(size[kScales]),
+                             static_cast<long long>(in), static_cast<long long>(size[kBits]),
+                             static_cast<long long>(group), static_cast<long long>(words),
+                             static_cast<long long>(scales));
+}
+
 // Of GroupNormSilu and AddGroupNormSilu: the second has a tensor more at either end of the same list.
 static_assert(int{add_group_norm_silu::bias} == int{group_norm_silu::bias});
 static_assert(int{add_group_norm_silu::y} == int{group_norm_silu::y});
@@ -208,6 +239,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -231,15 +263,17 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
+    const bool quantized = kind == OperatorKind::kLinearQuantized;
+    if (quantized && size[kInFeatures] > 0 && size[kWords] > 0 && size[kScales] > 0) AIM_CHECK(check_quantized(call));
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
-        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
+        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, quantized ? 32 : 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
-    if (is_norm_conv(kind) && single) call.activations = aim_kernels::DType::kFloat16;  // not known: it has no float32
+    if ((is_norm_conv(kind) || quantized) && single) call.activations = aim_kernels::DType::kFloat16;  // not known: it has no float32
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 

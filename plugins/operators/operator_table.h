@@ -32,6 +32,10 @@ enum Symbol : int8_t {
     kVectors,
     kInFeatures,
     kOutFeatures,
+    kBits,
+    kGroupSize,
+    kWords,
+    kScales,
     kGroups,
     kSilu,
     kBatch,
@@ -45,7 +49,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kAdaLnNorm, kLinear, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -71,6 +75,10 @@ namespace linear {
 enum Input { x, weight };
 enum Output { y };
 }  // namespace linear
+namespace linear_quantized {
+enum Input { x, weight, scale };
+enum Output { y };
+}  // namespace linear_quantized
 namespace group_norm_silu {
 enum Input { x, weight, bias };
 enum Output { y };
@@ -312,6 +320,30 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "LinearQuantized", OperatorKind::kLinearQuantized,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"bits", AttributeType::kInt, kBits, 0, {}, 1},
+            {"group_size", AttributeType::kInt, kGroupSize, 0, {}, 0},
+        },
+        3, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kInt32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"words", 1, {{1, {kWords, kOne}}}}}},
+             {}},
+            {"scale", Element::kFloat32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"scales", 1, {{1, {kScales, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "GroupNormSilu", OperatorKind::kGroupNormSilu,
         4, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -468,6 +500,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 11;
+constexpr int kOperatorCount = 12;
 
 }  // namespace aim_edge
