@@ -106,7 +106,8 @@ def quantise(
     ]
     bad = [f"{name} has a bias" for name in names if getattr(layers[name], "bias", None) is not None]
     matrices = {f"{name}.weight": _weight(layers[name]) for name in names} | {HEAD: model.state_dict()[HEAD]}
-    bad += [f"{name} has {m.shape[1]} inputs, not a multiple of {STEP}" for name, m in matrices.items() if m.shape[1] % STEP]
+    sizes = {name: matrix.shape[1] for name, matrix in matrices.items()}
+    bad += [f"{name} has {size} inputs, not a multiple of {STEP}" for name, size in sizes.items() if size % STEP]
     if bad:
         raise ValueError(f"weights is {weights!r}, which this model does not allow: " + "; ".join(bad))
     if weights == "int8":

@@ -357,7 +357,8 @@ class Manifest:
                 f"{MANIFEST}: schema version {version!r} found, 1..{SCHEMA_VERSION} supported; "
                 "upgrade aim-edge, or export the bundle again with this version"
             )
-        values = {"fused_convolutions": False, "quantisation": None, **values}  # bundles from before the options lack them
+        # Bundles from before the options lack them.
+        values = {"fused_convolutions": False, "quantisation": None, **values}
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:

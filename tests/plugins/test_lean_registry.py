@@ -61,6 +61,7 @@ VALID: dict[str, list[Field]] = {
     "UpsampleConv": [("aim_edge_version", "int32", 1), ("groups", "int64", 32), ("eps", "float32", 1e-6)],
     "NormConvImage": [("aim_edge_version", "int32", 1)],
     "Linear": [("aim_edge_version", "int32", 1)],
+    "LinearQuantized": [("aim_edge_version", "int32", 1), ("bits", "int64", 4), ("group_size", "int32", 128)],
     "Mamba2DecodeStep": [
         ("aim_edge_version", "int64", 1),
         ("nheads", "int64", 24),
