@@ -1,4 +1,4 @@
-"""Weights of float16, int8 and int4 in the projections and heads of AiM-B, L and XL: right first, then microseconds a call.
+"""Weights of float16, int8 and int4 in the projections and heads of AiM-B, L and XL: right first, then us a call.
 
     AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/linear_quantized_gpu.py
 
