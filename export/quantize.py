@@ -185,8 +185,8 @@ def compensate(matrix: Tensor, moment: Tensor) -> Quantised:
             block[:, i:] -= errors[:, i, None] * inverse[start + i, start + i : stop]
         w[:, stop:] -= errors @ inverse[start:stop, stop:]
         scales.append(scale)
-    scale = torch.stack(scales, 1).float().cpu().numpy()
-    return Quantised(codes.numpy(), scale, 4)
+    stacked = torch.stack(scales, 1).float().cpu().numpy()
+    return Quantised(codes.numpy(), stacked, 4)
 
 
 def _best_scale(block: Tensor, weigh: Tensor) -> Tensor:

@@ -180,27 +180,14 @@ aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noe
     p.out_features = size[kOutFeatures];
     p.bits = narrow(size[kBits]);
     p.group_size = narrow(size[kGroupSize]);
+    p.words = size[kWords];
+    p.scales = size[kScales];
     p.dtype = call.activations;
     p.x = call.inputs[linear_quantized::x];
     p.weight = call.inputs[linear_quantized::weight];
     p.scale = floats(call.inputs[linear_quantized::scale]);
     p.y = call.outputs[linear_quantized::y];
     return p;
-}
-
-// What the table's shapes do not say of words and scales.
-Status check_quantized(const Call& call) noexcept {
-    const int64_t* size = call.sizes.of;
-    const int64_t in = size[kInFeatures], group = size[kGroupSize] == 0 ? in : size[kGroupSize];
-    const int64_t words = in * size[kBits] / 32, scales = (in + group - 1) / group;
-    if (size[kWords] == words && size[kScales] == scales) return Status::kSuccess;
-    return aim_kernels::fail(Status::kUnsupportedShape,
-                             "linear_quantized: weight has %lld words a feature and scale %lld; %lld inputs of %lld bits "
-                             "in groups of %lld need %lld and %lld",
-                             static_cast<long long>(size[kWords]), static_cast<long long>(size[kScales]),
-                             static_cast<long long>(in), static_cast<long long>(size[kBits]),
-                             static_cast<long long>(group), static_cast<long long>(words),
-                             static_cast<long long>(scales));
 }
 
 // Of GroupNormSilu and AddGroupNormSilu: the second has a tensor more at either end of the same list.
@@ -264,11 +251,11 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const bool quantized = kind == OperatorKind::kLinearQuantized;
-    if (quantized && size[kInFeatures] > 0 && size[kWords] > 0 && size[kScales] > 0) AIM_CHECK(check_quantized(call));
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, quantized ? 32 : 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
+    if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // nothing to hold them to
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }

@@ -272,6 +272,14 @@ Status validate_shapes(const LinearQuantizedParams& p) noexcept {
                     "%s: bits is %d and group_size is %d; supported: 8 with 0 (a scale a feature), 4 with 128", kOp,
                     static_cast<int>(p.bits), static_cast<int>(p.group_size));
     }
+    const int64_t words = p.in_features * p.bits / 32, scales = p.bits == 8 ? 1 : ceil_div(p.in_features, kGroup);
+    if ((p.words != 0 && p.words != words) || (p.scales != 0 && p.scales != scales)) {
+        return fail(Status::kUnsupportedShape,
+                    "%s: weight has %lld words a feature and scale %lld; in_features is %lld and bits %d: expected %lld and "
+                    "%lld", kOp, static_cast<long long>(p.words), static_cast<long long>(p.scales),
+                    static_cast<long long>(p.in_features), static_cast<int>(p.bits), static_cast<long long>(words),
+                    static_cast<long long>(scales));
+    }
     if (p.dtype != DType::kFloat16 && p.dtype != DType::kBFloat16) {
         return fail(Status::kUnsupportedDType, "%s: dtype is %d; supported: float16 (1) and bfloat16 (2)", kOp,
                     static_cast<int>(p.dtype));

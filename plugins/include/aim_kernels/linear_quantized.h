@@ -13,6 +13,8 @@ struct LinearQuantizedParams {
     int64_t out_features = 0;              // >= 1
     int32_t bits = 0;                      // 8 or 4
     int32_t group_size = 0;                // 8 bits: 0, one scale a feature; 4 bits: 128, the last group may be shorter
+    // What a feature has of weight and scale, where the caller knows and wants it checked; 0: not told.
+    int64_t words = 0, scales = 0;
     DType dtype = DType::kFloat16;         // of x and y: float16 or bfloat16
 
     // All dense; x and weight 16-byte aligned.
