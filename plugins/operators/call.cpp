@@ -255,12 +255,13 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
         {kRows, 1},     {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, norm ? size[kNgroups] : 1},
         {kDModel, 4},   {kVectors, vectors}, {kInFeatures, quantized ? 32 : 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kChunks, 1},          {kBlocks, blocks},  {kOutChannels, 1}};
-    if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // nothing to hold them to
+    if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // not known yet
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
-    if ((is_norm_conv(kind) || quantized) && single) call.activations = aim_kernels::DType::kFloat16;  // not known: it has no float32
+    // Not known yet: these have no float32.
+    if ((is_norm_conv(kind) || quantized) && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 
