@@ -56,6 +56,13 @@ def export(
             help="A history beside each state, folded in seldom, for batches from about 16 on; plugin-fused only.",
         ),
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or int4: the projections and the head as integers; plugin-fused in float16 only.",
+            show_default="as --precision",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there.")] = False,
     policy: Annotated[
         Path | None, typer.Option(help="JSON file of a usage policy that the bundle carries and generate enforces.")
@@ -66,7 +73,8 @@ def export(
         raise ValueError("--tokenizer and --tokens are of a Transformer; give --transformer too: B, L or XL")
     write_bundle(
         checkpoint, out, lowering, precision, state_dtype,
-        fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
+        fused_convolutions=fused_convolutions, lazy_states=lazy_states, weights=weights,
+        overwrite=overwrite, policy=policy,
         keep_float32=keep_float32 or (),
         transformer=None if transformer is None else (transformer, tokenizer, tokens),
     )  # fmt: skip
@@ -79,7 +87,8 @@ def export(
 
 def write_bundle(
     checkpoint: str, out: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32", *,
-    overwrite: bool, fused_convolutions: bool = False, lazy_states: bool = False, policy: Path | None = None,
+    overwrite: bool, fused_convolutions: bool = False, lazy_states: bool = False, weights: str | None = None,
+    policy: Path | None = None,
     keep_float32: Collection[int] = (),
     transformer: tuple[str, Path | None, int | None] | None = None,
 ) -> None:  # fmt: skip
@@ -96,14 +105,17 @@ def write_bundle(
         folder = export_bundle(
             checkpoint if transformer is None else _read_transformer(checkpoint, *transformer), out,
             lowering=lowering, precision=precision, state_dtype=state_dtype,
-            fused_convolutions=fused_convolutions, lazy_states=lazy_states, overwrite=overwrite, policy=policy,
+            fused_convolutions=fused_convolutions, lazy_states=lazy_states, weights=weights,
+            overwrite=overwrite, policy=policy,
             keep_float32=keep_float32,
             progress=lambda what, done, total: report(f"{lowering}: {what}", done, total),
         )  # fmt: skip
     manifest = read_manifest(folder)
     size = sum(record.bytes for record in manifest.files.values())
     output.print(
-        f"{folder}: {manifest.lowering}, {manifest.precision}, states {manifest.state_dtype}, "
+        f"{folder}: {manifest.lowering}, {manifest.precision}, "
+        + ("" if manifest.quantisation is None else f"weights {manifest.quantisation.weights}, ")
+        + f"states {manifest.state_dtype}, "
         f"{len(manifest.contract.graphs)} graphs, {megabytes(size)}, in {time.perf_counter() - begin:.1f} s",
         soft_wrap=True,
     )

@@ -70,6 +70,7 @@ def _show_manifest(bundle: Bundle) -> None:
         + (", fused convolutions" if manifest.fused_convolutions else "")
         + (f", layers {', '.join(map(str, manifest.keep_float32))} in float32" if manifest.keep_float32 else "")
         + (", lazily folded" if manifest.lazy_states else ""),
+        "weights": _weights(manifest),
         "image": f"{dims.image_width} x {dims.image_height} from {dims.num_tokens} codes of {dims.vocab_size}",
         "classes": f"{dims.num_classes}" + (f": {', '.join(manifest.class_names)}" if manifest.class_names else ""),
         "model": config or "not recorded",
@@ -83,6 +84,15 @@ def _show_manifest(bundle: Bundle) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     output.print(table)
+
+
+def _weights(manifest: Manifest) -> str:
+    q = manifest.quantisation
+    if q is None:
+        return manifest.precision
+    shared = f"a scale for {q.group_size} inputs" if q.group_size else "a scale for an output feature"
+    fitted = f", {q.method} on {q.images} images of seed {q.seed}, SHA-256 {q.calibration_sha256}" if q.images else ""
+    return f"in_proj, out_proj and head {q.weights}, {shared}{fitted or ', rounded'}; the rest {manifest.precision}"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

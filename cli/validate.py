@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from aim_edge.export import ParityReport
+    from aim_edge.export.held_out import HeldOutReport
     from aim_edge.export.parity_report import StepParity
 
 GATE_FAILED = 1
@@ -43,7 +44,14 @@ def validate(
     against_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of --against-backend; may be given again.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Images to decode, of classes spread over all.")] = 2,
+    codes: Annotated[
+        Path | None,
+        typer.Option(help="With --against: an .npz of held-out labels (N) and tokens (N, T); compares cross-entropy."),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images to decode, of classes spread over all.", show_default="2; of --codes all"),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Compare only the first so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of the codes that are forced.")] = 0,
     all_steps: Annotated[bool, typer.Option("--all-steps", help="A row for every step.")] = False,
@@ -60,6 +68,21 @@ def validate(
             raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
     if against is not None and checkpoint is None and _is_checkpoint(against):
         checkpoint, against = str(against), None
+    if codes is not None:
+        if against is None:
+            raise ValueError("--codes compares two bundles; name the other with --against")
+        if checkpoint is not None or record or html is not None or steps is not None:
+            raise ValueError("--codes goes with --images and --json; leave --checkpoint, --record, --html, --steps out")
+        held_out = compare_codes(
+            bundle, against, codes, backend, against_backend or "ort-cpu", images, option or (), against_option or ()
+        )
+        if json_file is not None:
+            write_json(json_file, held_out.to_dict())
+        _show_held_out(held_out)
+        if not held_out.passed:
+            raise typer.Exit(GATE_FAILED)
+        return
+    images = 2 if images is None else images
     if against is None:
         if against_backend is not None or against_option:
             raise ValueError("--against-backend and --against-option say how a bundle of --against runs; give that too")
@@ -159,6 +182,41 @@ def compare_with(
     if html is not None:
         html.write_text(render_report(seen), encoding="utf-8")
     return seen.report
+
+
+def compare_codes(
+    bundle: Path, against: Path, codes: Path, backend: str, against_backend: str, images: int | None,
+    option: Sequence[str], against_option: Sequence[str],
+) -> HeldOutReport:  # fmt: skip
+    """Cross-entropy of held-out codes in both bundles."""
+    for folder in (bundle, against):
+        refuse_checkpoint_name(folder)
+    with reporting() as report:
+        from aim_edge.export.compare import Side
+        from aim_edge.export.held_out import compare_held_out, read_codes
+        from aim_edge.runtime.backends import parse_options
+
+        return compare_held_out(
+            Side(bundle, backend, parse_options(backend, option)),
+            Side(against, against_backend, parse_options(against_backend, against_option)),
+            *read_codes(codes, images), progress=report,
+        )  # fmt: skip
+
+
+def _show_held_out(report: HeldOutReport) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in ("bundle", "weights", "nats a code", "more", "allowed", "KL", "top-1"):
+        table.add_column(name, justify="left" if name == "bundle" else "right")
+    table.add_row(report.against, report.against_weights, f"{report.against_cross_entropy:.4f}", "", "", "", "")
+    table.add_row(
+        report.bundle, report.weights, f"{report.cross_entropy:.4f}", f"{report.loss:+.2%}", f"{report.allowed:+.1%}",
+        f"{report.kl:.2e}", f"{report.top1:.2%}",
+    )  # fmt: skip
+    output.print(f"{report.images} held-out images of {report.codes} codes, codes forced")
+    output.print(table)
+    output.print(report.line(), soft_wrap=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

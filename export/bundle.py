@@ -12,6 +12,7 @@ import onnx_ir as ir
 import aim_edge
 from aim_edge.aim.checkpoint import Checkpoint, load_checkpoint
 from aim_edge.aim.gpt import GptModel
+from aim_edge.aim.model import AimModel
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
 from aim_edge.runtime.contract import DTYPES, HISTORY_CAPACITY, Contract, build_contract, build_gpt_contract
 from aim_edge.runtime.manifest import CheckpointRecord, Manifest
@@ -24,6 +25,7 @@ from .decoder_gpt import check_gpt_lowering, gpt_condition_graph, gpt_decoder_gr
 from .dims import model_dims
 from .lowerings import LOWERINGS
 from .mixers_layers import PluginLayers, check_layers
+from .quantize import Quantised, check_weights, quantise
 from .tokenizer import Tokenizer, decode_graph, encode_graph
 from .tokenizer_fused import FusedTokenizer, check_fused_convolutions
 from .weights import EXTERNAL_ABOVE, SharedData, weight_bytes
@@ -43,6 +45,7 @@ def export_bundle(
     fused_convolutions: bool = False,
     keep_float32: Collection[int] = (),
     lazy_states: bool = False,
+    weights: str | None = None,
     overwrite: bool = False,
     policy: str | Path | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -65,6 +68,8 @@ def export_bundle(
             those two. What `validate` proposes where half precision breaks a gate.
         lazy_states: a history of the last tokens lies beside each ssm_state, which is read and written seldom: fewer
             bytes a step where rows are many; only with the lowering "plugin-fused" of a Mamba-2 model.
+        weights: "int8" or "int4": in_proj, out_proj and the head as integers; only with the lowering "plugin-fused"
+            in float16. None: in `precision`.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.
@@ -88,6 +93,7 @@ def export_bundle(
         check_fused_convolutions(lowering, precision)
     if lazy_states and lowering != "plugin-fused":
         raise ValueError(f"lazy_states is True with lowering {lowering!r}; it needs 'plugin-fused'")
+    check_weights(weights, lowering, precision)
     if isinstance(checkpoint, Checkpoint) and isinstance(checkpoint.aim, GptModel):
         check_gpt_lowering(checkpoint.aim, lowering)
         if keep_float32:
@@ -117,7 +123,13 @@ def export_bundle(
                 dims, state_dtype=state_dtype, transposed_state=transposed, stacked_states=stacked
             )
         decoder = FusedTokenizer if fused_convolutions else Tokenizer
-        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder, keep_float32))
+        sampling = SamplingConfig.from_dict(SAMPLING | loaded.sampling)
+        table, record = None, None
+        if weights is not None and isinstance(loaded.aim, AimModel):
+            table, record = quantise(
+                loaded.aim, weights, sampling=sampling, progress=lambda what: tell(what, 0, 6)
+            )
+        models = dict(_graphs(loaded, contract, lowering, precision, state_dtype, decoder, keep_float32, table))
         with_bodies = any(model.functions for model in models.values())
         shared = None
         if with_bodies or sum(map(weight_bytes, models.values())) > EXTERNAL_ABOVE:
@@ -136,13 +148,14 @@ def export_bundle(
             contract=contract,
             model_config=loaded.aim.config.to_published() | {"vq": loaded.vq.config.to_dict()},
             class_names=loaded.class_names,
-            sampling_defaults=SamplingConfig.from_dict(SAMPLING | loaded.sampling),
+            sampling_defaults=sampling,
             precision=precision,
             state_dtype=state_dtype,
             lowering=lowering,
             fused_convolutions=fused_convolutions,
             keep_float32=tuple(sorted(set(keep_float32))),
             lazy_states=lazy_states,
+            quantisation=record,
             tool_versions={name: version(name) for name in ("onnx", "onnx-ir", "torch", "numpy")},
             checkpoint=CheckpointRecord(loaded.source, loaded.sha256),
             files=record_files(folder),
@@ -164,6 +177,7 @@ def _graphs(
     state_dtype: str,
     decoder: type[Tokenizer],
     keep_float32: Collection[int],
+    quantised: Mapping[str, Quantised] | None,
 ) -> Iterator[tuple[str, ir.Model]]:
     """The five graphs; their weights are made only when they are written."""
     model = checkpoint.aim
@@ -178,7 +192,8 @@ def _graphs(
         for name in ("step", "scan"):
             sequence = name == "scan"
             yield name, decoder_graph(
-                model, contract, lowering, precision, state_dtype, sequence=sequence, keep_float32=keep_float32
+                model, contract, lowering, precision, state_dtype, sequence=sequence,
+                keep_float32=keep_float32, quantised=quantised,
             )
     yield "vq_decode", decode_graph(checkpoint.vq, contract, lowering, precision, decoder)
     yield "vq_encode", encode_graph(checkpoint.vq, contract, lowering, precision)

@@ -26,6 +26,7 @@ from .parity_report import (
     find_failures,
     outside,
     package_versions,
+    weights_of,
 )
 
 
@@ -92,7 +93,7 @@ def compare_bundles(
     tell("checking both bundles")
     opened, other = Bundle.open(side.bundle), Bundle.open(against.bundle)
     mine, theirs = opened.manifest, other.manifest
-    _check_same_model(side, against, mine, theirs)
+    check_same_model(side, against, mine, theirs)
     dims = mine.contract.dims
     length = dims.num_tokens if steps is None else steps
     if not images >= 1 or not 1 <= length <= dims.num_tokens:
@@ -101,6 +102,7 @@ def compare_bundles(
         raise ValueError(f"state_every is {state_every}; allowed: >= 1")
     types = (mine.precision, mine.state_dtype, theirs.precision, theirs.state_dtype)
     loosest = "float16" if "float16" in types else "float32"
+    loosest = next((w for w in ("int4", "int8") if w in (weights_of(mine), weights_of(theirs))), loosest)
     labels = np.linspace(0, dims.num_classes - 1, images).round().astype(np.int32)
     tell("opening both backends")
     with (
@@ -132,7 +134,7 @@ def compare_bundles(
     return Comparison(report, mine.class_names, labels, tokens, drawn, wanted)
 
 
-def _check_same_model(side: Side, against: Side, mine: Manifest, theirs: Manifest) -> None:
+def check_same_model(side: Side, against: Side, mine: Manifest, theirs: Manifest) -> None:
     """Raises ValueError with every size that differs."""
     sizes = asdict(mine.contract.dims) | {"family": mine.family}
     others = asdict(theirs.contract.dims) | {"family": theirs.family}

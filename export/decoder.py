@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
@@ -16,6 +16,7 @@ from .mixers import Pair, Recurrence
 from .mixers_layers import PluginLayers
 from .mixers_lazy import HISTORY, PluginLazy
 from .mixers_plugin import PluginFused
+from .quantize import Quantised
 from .weights import Weights
 
 
@@ -59,10 +60,13 @@ def condition_graph(model: AimModel, contract: Contract, lowering: str, precisio
 
 def decoder_graph(
     model: AimModel, contract: Contract, lowering: str, precision: str, state_dtype: str, *, sequence: bool,
-    keep_float32: Collection[int] = (),
+    keep_float32: Collection[int] = (), quantised: Mapping[str, Quantised] | None = None,
 ) -> ir.Model:  # fmt: skip
-    """The step graph, or with `sequence` the scan graph; the layers of `keep_float32` compute in float32."""
-    return _Decoder(model, contract, lowering, precision, state_dtype, sequence, keep_float32).build()
+    """The step graph, or with `sequence` the scan graph; the layers of `keep_float32` compute in float32.
+
+    `quantised` matrices are stored as codes (plugin-fused).
+    """
+    return _Decoder(model, contract, lowering, precision, state_dtype, sequence, keep_float32, quantised).build()
 
 
 def check_keep_float32(layers: Collection[int], n_layer: int, lowering: str, precision: str) -> None:
@@ -92,6 +96,7 @@ class _Decoder:
         state_dtype: str,
         sequence: bool,
         keep_float32: Collection[int] = (),
+        quantised: Mapping[str, Quantised] | None = None,
     ) -> None:
         check_keep_float32(keep_float32, model.config.n_layer, lowering, precision)
         self.keep_float32 = frozenset(keep_float32)
@@ -102,7 +107,7 @@ class _Decoder:
         self.sequence = sequence
         self.g = GraphBuilder(chosen.opset, precision)
         self.g.mixed = bool(self.keep_float32)
-        self.w = Weights(model, self.g)
+        self.w = Weights(model, self.g, quantised)
         lazy = any(state.input.startswith("x_history") for state in contract.states)
         kind = PluginLazy if lazy else chosen.recurrence
         self.recurrence: Recurrence = kind(self.g, self.w, model.config, sequence, state_dtype)
@@ -225,7 +230,10 @@ class _Decoder:
         shift, scale = self._vectors(final_modulation, 2)
         x = g.rms_norm(x, w.full("backbone.norm_f.weight"), config.norm_epsilon)
         x = self._modulated(x, "backbone.final_layer.norm_final.weight", shift, scale, 1e-5)
-        table = w.stored("backbone.embeddings.word_embeddings.weight")
+        name = "backbone.embeddings.word_embeddings.weight"
+        if name in w.quantised and isinstance(self.recurrence, PluginFused):
+            return g.core(self.recurrence.linear_quantized(x, name))
+        table = w.stored(name)
         if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
             return g.core(g.op("Gemm", x, table, transB=1))
         # Not Shape's own end attribute: TensorRT 8's parser ignores it.

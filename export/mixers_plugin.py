@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from .builder import GraphBuilder
@@ -140,12 +141,28 @@ class PluginFused(Plugin):
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """float32 and layers with a bias stay standard: what a kernel gains there is less than a library's tuning."""
         g, w = self.builder, self.weights
+        if f"{prefix}.weight" in w.quantised:
+            return self.linear_quantized(x, f"{prefix}.weight")
         if g.precision == "float32" or w.has(f"{prefix}.bias"):
             return w.linear(x, prefix)
         stored = w.stored(f"{prefix}.weight")  # (out, in) in both graphs, so that it is stored once
         if self.sequence:
             return g.op("MatMul", x, g.transpose(stored, 1, 0))
         return self._call("Linear", x, stored, outputs=1)[0]
+
+    def linear_quantized(self, x: ir.Value, name: str) -> ir.Value:
+        """x (R, [L,] in) @ W^T of a matrix that is stored as codes; the same operator in both graphs."""
+        g, held = self.builder, self.weights.quantised[name]
+        outputs, inputs = held.codes.shape
+        rows = g.reshape(x, -1, inputs) if self.sequence else x
+        weight, scale = self.weights.codes(name)
+        attributes = {"bits": held.bits, "group_size": held.group_size}
+        y = self._call("LinearQuantized", rows, weight, scale, outputs=1, **attributes)[0]
+        if not self.sequence:
+            return y
+        # Not Shape's own end attribute: TensorRT 8's parser ignores it.
+        shape = g.op("Concat", g.slice(g.op("Shape", x), 0, 2, 0), g.ints(outputs), axis=0)
+        return g.op("Reshape", y, shape)
 
     def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
         if self.sequence:
@@ -240,6 +257,25 @@ def linear_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Valu
     return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
 
 
+def _linear_quantized_body(p: Primitive, x: ir.Value, weight: ir.Value, scale: ir.Value) -> tuple[ir.Value, ...]:
+    """In float32. All but the product is of constants, so that a runtime can do it once."""
+    g = p.builder
+    held = next(iter(p.weights.quantised.values()))  # all of a bundle are alike
+    bits, half = held.bits, 1 << (held.bits - 1)
+    shifts = g.const(np.arange(0, 32, bits, dtype=np.uint32))
+    parts = g.op("BitShift", g.op("Cast", g.unsqueeze(weight, 2), to=ir.DataType.UINT32), shifts, direction="RIGHT")
+    if bits == 8:  # two's complement; int4 is stored with 8 added
+        parts = g.op("Add", g.op("Mod", parts, g.const(np.array(256, np.uint32))), g.const(np.array(half, np.uint32)))
+    parts = g.op("Mod", parts, g.const(np.array(1 << bits, np.uint32)))
+    codes = g.op("Sub", g.cast(g.reshape(parts, 0, -1), "float32"), g.const(float(half), "float32"))
+    if held.group_size:
+        wide = g.op("Expand", g.unsqueeze(scale, 2), g.ints(1, 1, held.group_size))
+        size = g.slice(g.op("Shape", codes), 1, 2, 0)
+        scale = g.op("Slice", g.reshape(wide, 0, -1), g.ints(0), size, g.ints(1))
+    dense = g.op("Mul", codes, scale)
+    return (g.act(g.op("MatMul", g.core(x), g.transpose(dense, 1, 0))),)
+
+
 _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "CausalConv1d": _conv_body,
     "SelectiveScan": _scan_body,
@@ -247,4 +283,5 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "Mamba2DecodeStep": step_body,
     "AdaLnNorm": _ada_ln_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),
+    "LinearQuantized": _linear_quantized_body,
 }

@@ -27,6 +27,7 @@ from .parity_report import (
     leaves,
     outside,
     package_versions,
+    weights_of,
 )
 from .states import decode_beside, reference_images, reference_tokens
 
@@ -158,8 +159,8 @@ def examine(
     tell("decoding images with PyTorch")
     wanted = reference_images(checkpoint, tokens)
     report = conclude(
-        decoded, drawn, wanted, gates=gates or GATES[manifest.precision],
-        state_gates=state_gates or STATE_GATES[manifest.precision],
+        decoded, drawn, wanted, gates=gates or GATES[weights_of(manifest)],
+        state_gates=state_gates or STATE_GATES[weights_of(manifest)],
         guidance_scale=manifest.sampling_defaults.guidance_scale, bundle=str(bundle), backend=backend,
         lowering=manifest.lowering, precision=manifest.precision, state_dtype=manifest.state_dtype, images=images,
         versions=package_versions(manifest.aim_edge_version), described=described,

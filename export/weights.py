@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .builder import CONSTANT, Array, GraphBuilder
+from .quantize import Quantised
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights from which on a graph's weights live in a file beside it
 _PAGE = 4096  # large tensors start on a page, so that a runtime can map them
@@ -22,9 +23,13 @@ class Weights:
     Args:
         module: holds the parameters.
         builder: the graph they go to.
+        quantised: those that are stored as codes, by name.
     """
 
-    def __init__(self, module: nn.Module, builder: GraphBuilder) -> None:
+    def __init__(
+        self, module: nn.Module, builder: GraphBuilder, quantised: Mapping[str, Quantised] | None = None
+    ) -> None:
+        self.quantised = quantised or {}
         self._tensors = module.state_dict()
         self._builder = builder
 
@@ -63,6 +68,15 @@ class Weights:
             return -np.exp(whole) if decay else whole
 
         return self._builder.weight(f"backbone.layers.{name}.stacked", stack, (layers, *shape), dtype)
+
+    def codes(self, name: str) -> tuple[ir.Value, ir.Value]:
+        """A quantised matrix: words (out, in * bits / 32) int32 and scales (out, groups) float32."""
+        held, builder = self.quantised[name], self._builder
+        words = (held.codes.shape[0], held.codes.shape[1] * held.bits // 32)
+        return (
+            builder.weight(f"{name}.int{held.bits}", held.words, words, "int32"),
+            builder.weight(f"{name}.scale", lambda: held.scale, held.scale.shape, "float32"),
+        )
 
     def matrix(self, name: str) -> ir.Value:
         """A linear layer's weight as (inputs, outputs), which MatMul wants, in the graph's precision."""

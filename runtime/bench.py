@@ -200,7 +200,8 @@ class _Bench:
             self.floor_reason = f"the floor is a GPU's; {self._generator.backend.name} runs on the CPU"
             return None
         try:
-            self._moved = step_bytes(self._generator.bundle.manifest.contract, self.precision)
+            manifest = self._generator.bundle.manifest
+            self._moved = step_bytes(manifest.contract, self.precision, manifest.quantisation)
             self._progress("measuring memory bandwidth", 0, 1)
             found = measure_bandwidth(self._device)
         except (ValueError, EngineError) as error:

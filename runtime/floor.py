@@ -17,6 +17,7 @@ from statistics import median
 
 from .contract import Contract
 from .cuda import Device
+from .manifest import QuantisationRecord
 
 _SIZES = {"float32": 4, "float16": 2}
 # Larger than any GPU's cache, several times over.
@@ -49,12 +50,13 @@ def state_bytes(contract: Contract) -> int:
     return 2 * sum(math.prod(state.shape) * _SIZES[state.dtype] for state in contract.states)
 
 
-def step_bytes(contract: Contract, precision: str) -> StepBytes:
+def step_bytes(contract: Contract, precision: str, quantisation: QuantisationRecord | None = None) -> StepBytes:
     """What a step of this model must move.
 
     Args:
         contract: of an AiM model with Mamba-2, or of a Transformer.
         precision: "float32" or "float16", of the weights as the engine has them; the states' is in the contract.
+        quantisation: where the matrices are integers: these count with their scales.
 
     Raises:
         ValueError: a Mamba-1 model, whose state need not leave the chip in the same way; an unknown precision.
@@ -68,11 +70,22 @@ def step_bytes(contract: Contract, precision: str) -> StepBytes:
         raise ValueError("the model is Mamba-1 (headdim is 1), whose floor is not modelled; Mamba-2 is")
     d_inner = dims.nheads * dims.headdim
     in_proj_rows = d_inner + dims.conv_dim + dims.nheads  # z; x, B and C; dt
-    layer = (in_proj_rows + d_inner) * dims.d_model
-    weights = dims.n_layer * layer + dims.vocab_size * dims.d_model
+    matrices = {  # (outputs, inputs): how many
+        (in_proj_rows, dims.d_model): dims.n_layer,
+        (dims.d_model, d_inner): dims.n_layer,
+        (dims.vocab_size, dims.d_model): 1,
+    }
+    weights = 0
+    for (outputs, inputs), count in matrices.items():
+        if quantisation is None:
+            size = inputs * _SIZES[precision]
+        else:
+            groups = math.ceil(inputs / (quantisation.group_size or inputs))
+            size = inputs * quantisation.bits // 8 + 4 * groups
+        weights += count * outputs * size
     ssm = [state for state in contract.states if state.input.startswith("ssm_state")]
     state = sum(math.prod(state.shape) * _SIZES[state.dtype] for state in ssm)
-    return StepBytes(weights * _SIZES[precision], 2 * state)
+    return StepBytes(weights, 2 * state)
 
 
 def _transformer_bytes(contract: Contract, precision: str) -> StepBytes:

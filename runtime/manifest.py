@@ -51,6 +51,36 @@ class CheckpointRecord:
 
 
 @dataclass(frozen=True)
+class QuantisationRecord:
+    """How in_proj, out_proj and the head became integers.
+
+    Attributes:
+        weights: "int8" or "int4".
+        bits: of a code.
+        group_size: inputs that share a scale; 0: all of an output feature's.
+        method: "round", or "gptq" (fitted to the layers' inputs).
+        images, seed: of the samples that it was fitted to, drawn by the model itself; 0 images: none.
+        calibration_sha256: of those samples, classes and codes as little-endian int32; "" where there are none.
+    """
+
+    weights: str
+    bits: int
+    group_size: int
+    method: str
+    images: int
+    seed: int
+    calibration_sha256: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QuantisationRecord:
+        check_keys(cls, values)
+        kind = (values["weights"], values["bits"], values["group_size"])
+        if kind not in (("int8", 8, 0), ("int4", 4, 128)):
+            raise ValueError(f"quantisation is {kind}; expected ('int8', 8, 0) or ('int4', 4, 128)")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
 class PluginRecord:
     """The plugin library that lies beside engines.
 
@@ -253,6 +283,7 @@ class Manifest:
         fused_convolutions: whether the image decoder's convolutions are operators of ours.
         keep_float32: layers that compute in float32 in a float16 bundle.
         lazy_states: whether a history is kept beside each ssm_state (`runtime.lazy`).
+        quantisation: how the large matrices became integers; None: they are in `precision`.
         tool_versions: what exported it, by package.
         checkpoint: the source of the weights.
         files: every file but the manifest and the engines, by its path relative to the bundle ("/" between parts).
@@ -276,6 +307,7 @@ class Manifest:
     fused_convolutions: bool = False
     keep_float32: tuple[int, ...] = ()
     lazy_states: bool = False
+    quantisation: QuantisationRecord | None = None
     schema_version: int = SCHEMA_VERSION
     format: str = FORMAT
 
@@ -330,7 +362,9 @@ class Manifest:
                 "upgrade aim-edge, or export the bundle again with this version"
             )
         # Bundles from before the options lack them.
-        values = {"fused_convolutions": False, "keep_float32": (), "lazy_states": False, **values}
+        values = {
+            "fused_convolutions": False, "keep_float32": (), "lazy_states": False, "quantisation": None, **values
+        }  # fmt: skip
         try:
             check_keys(cls, values)
             if type(fused := values["fused_convolutions"]) is not bool:
@@ -340,13 +374,14 @@ class Manifest:
                 raise ValueError(f"keep_float32 is {kept!r}; expected a list of layers")
             if type(lazy := values["lazy_states"]) is not bool:
                 raise ValueError(f"lazy_states is {lazy!r}; expected true or false")
-            names = values["class_names"]
+            names, quantised = values["class_names"], values["quantisation"]
             typed = {
                 "keep_float32": tuple(kept),
                 "contract": Contract.from_dict(values["contract"]),
                 "class_names": None if names is None else tuple(map(str, names)),
                 "sampling_defaults": SamplingConfig.from_dict(values["sampling_defaults"]),
                 "checkpoint": CheckpointRecord.from_dict(values["checkpoint"]),
+                "quantisation": None if quantised is None else QuantisationRecord.from_dict(quantised),
                 "files": {name: FileRecord.from_dict(record) for name, record in values["files"].items()},
                 "engines": {target: EngineRecord.from_dict(record) for target, record in values["engines"].items()},
             }

@@ -142,6 +142,16 @@ typedef struct aim_swi_glu_params {
     void* y;
 } aim_swi_glu_params;
 
+typedef struct aim_linear_quantized_params {
+    uint64_t size;
+    int64_t rows, in_features, out_features;
+    int32_t bits, group_size, dtype, reserved;
+    const void* x;
+    const void* weight;
+    const float* scale;
+    void* y;
+} aim_linear_quantized_params;
+
 typedef struct aim_group_norm_silu_params {
     uint64_t size;
     int64_t batch, channels, height, width;
@@ -282,6 +292,7 @@ AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* st
 AIM_API int aim_rms_norm_gated(const aim_rms_norm_gated_params* params, void* stream);
 AIM_API int aim_linear(const aim_linear_params* params, void* stream);
 AIM_API int aim_swi_glu(const aim_swi_glu_params* params, void* stream);
+AIM_API int aim_linear_quantized(const aim_linear_quantized_params* params, void* stream);
 AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* stream);
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);

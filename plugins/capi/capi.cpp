@@ -170,6 +170,21 @@ SwiGluParams convert(const aim_swi_glu_params& from) {
     return to;
 }
 
+LinearQuantizedParams convert(const aim_linear_quantized_params& from) {
+    LinearQuantizedParams to;
+    to.rows = from.rows;
+    to.in_features = from.in_features;
+    to.out_features = from.out_features;
+    to.bits = from.bits;
+    to.group_size = from.group_size;
+    to.dtype = dtype_of(from.dtype);
+    to.x = from.x;
+    to.weight = from.weight;
+    to.scale = from.scale;
+    to.y = from.y;
+    return to;
+}
+
 GroupNormSiluParams convert(const aim_group_norm_silu_params& from) {
     GroupNormSiluParams to;
     to.batch = from.batch;
@@ -365,6 +380,9 @@ int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { retur
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_swi_glu(const aim_swi_glu_params* p, void* stream) { return run("swi_glu", p, stream); }
+int aim_linear_quantized(const aim_linear_quantized_params* p, void* stream) {
+    return run("linear_quantized", p, stream);
+}
 int aim_rms_norm_gated(const aim_rms_norm_gated_params* p, void* stream) { return run("rms_norm_gated", p, stream); }
 int aim_group_norm_silu(const aim_group_norm_silu_params* p, void* stream) { return run("group_norm_silu", p, stream); }
 

@@ -263,6 +263,24 @@ aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::LinearQuantizedParams p;
+    p.rows = size[kRows];
+    p.in_features = size[kInFeatures];
+    p.out_features = size[kOutFeatures];
+    p.bits = narrow(size[kBits]);
+    p.group_size = narrow(size[kGroupSize]);
+    p.words = size[kWords];
+    p.scales = size[kScales];
+    p.dtype = call.activations;
+    p.x = call.inputs[linear_quantized::x];
+    p.weight = call.inputs[linear_quantized::weight];
+    p.scale = floats(call.inputs[linear_quantized::scale]);
+    p.y = call.outputs[linear_quantized::y];
+    return p;
+}
+
 // Of GroupNormSilu and AddGroupNormSilu: the second has a tensor more at either end of the same list.
 static_assert(int{add_group_norm_silu::bias} == int{group_norm_silu::bias});
 static_assert(int{add_group_norm_silu::y} == int{group_norm_silu::y});
@@ -303,6 +321,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kSwiGlu: return use(swi_glu_params(call));
+        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -336,17 +355,20 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
+    const bool quantized = kind == OperatorKind::kLinearQuantized;
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
         {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
-        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, 8},      {kOutFeatures, 1}, {kBatch, 1},
+        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, quantized ? 32 : 8},      {kOutFeatures, 1}, {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kLayers, 1},          {kChunks, 1},      {kBlocks, blocks},
         {kOutChannels, 1}, {kCapacity, std::max<int64_t>(2, size[kFoldEvery])}};
+    if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // not known yet
     for (const auto& [symbol, value] : smallest) {
         if (call.sizes.of[symbol] == 0) call.sizes.of[symbol] = value;
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
-    if (is_norm_conv(kind) && single) call.activations = aim_kernels::DType::kFloat16;  // not known: it has no float32
+    // Not known yet: these have no float32.
+    if ((is_norm_conv(kind) || quantized) && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 

@@ -37,6 +37,10 @@ enum Symbol : int8_t {
     kPositions,
     kInFeatures,
     kOutFeatures,
+    kBits,
+    kGroupSize,
+    kWords,
+    kScales,
     kGroups,
     kSilu,
     kBatch,
@@ -50,7 +54,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -92,6 +96,10 @@ namespace swi_glu {
 enum Input { gate, up };
 enum Output { y };
 }  // namespace swi_glu
+namespace linear_quantized {
+enum Input { x, weight, scale };
+enum Output { y };
+}  // namespace linear_quantized
 namespace group_norm_silu {
 enum Input { x, weight, bias };
 enum Output { y };
@@ -537,6 +545,30 @@ constexpr OperatorRow kOperators[] = {
         },
     },
     {
+        "LinearQuantized", OperatorKind::kLinearQuantized,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"bits", AttributeType::kInt, kBits, 0, {}, 1},
+            {"group_size", AttributeType::kInt, kGroupSize, 0, {}, 0},
+        },
+        3, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kInt32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"words", 1, {{1, {kWords, kOne}}}}}},
+             {}},
+            {"scale", Element::kFloat32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"scales", 1, {{1, {kScales, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
+    {
         "GroupNormSilu", OperatorKind::kGroupNormSilu,
         4, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
@@ -693,6 +725,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 15;
+constexpr int kOperatorCount = 16;
 
 }  // namespace aim_edge

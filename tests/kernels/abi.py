@@ -133,6 +133,15 @@ class SwiGluParams(Params):
     ]
 
 
+class LinearQuantizedParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows in_features out_features"),
+        *_each(c_int32, "bits group_size dtype reserved"),
+        *_each(c_void_p, "x weight scale y"),
+    ]
+
+
 class Mamba2DecodeStepParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -200,6 +209,7 @@ OPERATORS: dict[str, type[Params]] = {
     "group_norm_silu": GroupNormSiluParams,
     "linear": LinearParams,
     "swi_glu": SwiGluParams,
+    "linear_quantized": LinearQuantizedParams,
     "norm_conv": NormConvParams,
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,

@@ -30,6 +30,8 @@ LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x",
 GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
 GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
 BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
+QUANTIZED = {**LINEAR, "in_features": 64, "bits": 4, "group_size": 128, "dtype": abi.FLOAT16, "scale": SOME}
+BASES |= {"linear_quantized": QUANTIZED}
 NORM_CONV = {"batch": 1, "in_channels": 64, "height": 4, "width": 4, "out_channels": 128, "groups": 32}
 NORM_CONV |= {"dtype": abi.FLOAT16, "workspace_size": 1 << 20}
 NORM_CONV |= dict.fromkeys(("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace"), SOME)
@@ -86,6 +88,17 @@ REFUSED = [
     ("linear", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("linear", "x", SOME + 8, abi.MISALIGNED, ["x", "16"]),
     ("linear", "weight", None, abi.NULL_POINTER, ["weight is null"]),
+    ("linear_quantized", "in_features", 48, abi.UNSUPPORTED_SHAPE, ["in_features is 48", "steps of 32"]),
+    ("linear_quantized", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
+    ("linear_quantized", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("linear_quantized", "bits", 8, abi.UNSUPPORTED_SHAPE, ["bits is 8", "group_size is 128", "8 with 0"]),
+    ("linear_quantized", "bits", 5, abi.UNSUPPORTED_SHAPE, ["bits is 5", "4 with 128"]),
+    ("linear_quantized", "group_size", 64, abi.UNSUPPORTED_SHAPE, ["group_size is 64", "4 with 128"]),
+    ("linear_quantized", "dtype", abi.FLOAT32, abi.UNSUPPORTED_DTYPE, ["dtype is 0", "float16", "bfloat16"]),
+    ("linear_quantized", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("linear_quantized", "x", SOME + 8, abi.MISALIGNED, ["x", "16"]),
+    ("linear_quantized", "weight", SOME + 8, abi.MISALIGNED, ["weight", "16"]),
+    ("linear_quantized", "scale", None, abi.NULL_POINTER, ["scale is null"]),
     ("ada_ln_norm", "d_model", 10, abi.UNSUPPORTED_SHAPE, ["d_model is 10", "steps of 4"]),
     ("ada_ln_norm", "d_model", 8196, abi.UNSUPPORTED_SHAPE, ["d_model is 8196", "8192"]),
     ("ada_ln_norm", "gate_index", 3, abi.UNSUPPORTED_SHAPE, ["gate_index is 3", "vectors is 3"]),

@@ -21,7 +21,11 @@ from golden.cases import SMALL, Case, load_case
 from parity.reference import run_state
 
 RUNNABLE = ("primitive", "onnx", "plugin", "plugin-fused", "plugin-layers")
-NEEDS_PLAIN = "plugin-layers"  # a model of Mamba-2 without an MLP
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every model in every lowering that has it: Mamba2Layers has no MLP."""
+    return [(name, one) for name in SMALL for one in RUNNABLE if (name, one) != ("mamba2_mlp", "plugin-layers")]
 
 
 def export(case: Case, tmp_path: Path, lowering: str, precision: str = "float32", state_dtype: str = "float32") -> Path:
@@ -30,8 +34,7 @@ def export(case: Case, tmp_path: Path, lowering: str, precision: str = "float32"
     )
 
 
-@pytest.mark.parametrize("lowering", RUNNABLE)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "lowering"), pairs())
 def test_float32(name: str, lowering: str, tmp_path: Path) -> None:
     case = load_case(name)
     reference = decode_logits(case.model, case["labels"], case["tokens"])
@@ -46,9 +49,8 @@ def test_float32(name: str, lowering: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(logits, case["exact_step_logits"], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("lowering", RUNNABLE)
+@pytest.mark.parametrize(("name", "lowering"), pairs())
 @pytest.mark.parametrize("state_dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", SMALL)
 def test_float16(name: str, state_dtype: str, lowering: str, tmp_path: Path) -> None:
     case = load_case(name)
     reference = decode_logits(case.model, case["labels"], case["tokens"])
@@ -133,7 +135,7 @@ def test_opset_27_form_in_the_reference_evaluator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lowering", [*RUNNABLE, "onnx-opset27"])
 def test_graphs_are_valid_onnx_of_the_promised_opset(lowering: str, tmp_path: Path) -> None:
-    path = export(load_case("mamba2_mlp"), tmp_path, lowering)
+    path = export(load_case("mamba2_group" if lowering == "plugin-layers" else "mamba2_mlp"), tmp_path, lowering)
     contract = Bundle.open(path).manifest.contract
     for name, spec in contract.graphs.items():
         model = onnx.load(path / spec.file)
@@ -141,9 +143,10 @@ def test_graphs_are_valid_onnx_of_the_promised_opset(lowering: str, tmp_path: Pa
         opsets = {i.domain: i.version for i in model.opset_import}
         assert opsets[""] == (27 if lowering == "onnx-opset27" else 17)
         domains = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
-        allowed = {"onnx": {"com.microsoft"}, "plugin": {"aim_edge"}, "plugin-fused": {"aim_edge"}}
-        with_own = ("step", "scan", *(("vq_decode", "vq_encode") if lowering == "plugin-fused" else ()))
-        assert domains == (allowed.get(lowering, set()) if name in with_own else set())
+        own = {"onnx": {"com.microsoft"}}.get(lowering, {"aim_edge"} if lowering.startswith("plugin") else set())
+        fused = lowering in ("plugin-fused", "plugin-layers")
+        with_own = ("step", "scan", *(("vq_decode", "vq_encode") if fused else ()))
+        assert domains == (own if name in with_own else set())
         assert [i.name for i in model.graph.input] == [i.name for i in spec.inputs]
         assert [o.name for o in model.graph.output] == [o.name for o in spec.outputs]
         if lowering.startswith("plugin") and name in with_own:

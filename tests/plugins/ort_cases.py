@@ -44,9 +44,8 @@ class Case:
     states: str = "float32"
 
     def __str__(self) -> str:
-        options = [
-            f"{k}={v}" for k, v in self.attributes.items() if k in ("kind", "activation", "silu") or k[:4] == "has_"
-        ]
+        shown = ("kind", "activation", "silu", "bits")
+        options = [f"{k}={v}" for k, v in self.attributes.items() if k in shown or k[:4] == "has_"]
         length = f"L={self.sizes.get('length', 1)}"
         return " ".join([self.operator, f"{self.activations}/{self.states}", length, *options])
 
@@ -71,6 +70,8 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     """A case of SIZES; `options` are attributes that differ from the plainest."""
     sizes = {**SIZES, "rows": rows, "length": length, "channels": 40, "d": 96}
     sizes |= {"d_model": 96, "vectors": 5, "in_features": 96, "out_features": 40}
+    bits = options.get("bits", 8)
+    sizes |= {"bits": bits, "group_size": 0 if bits == 8 else 128, "words": 96 * bits // 32, "scales": 1}
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
     sizes |= {"positions": rows, "num_tokens": 9}
     sizes |= {"layers": 2, "ngroups": options.pop("groups_of_B", SIZES["ngroups"])}
@@ -98,6 +99,7 @@ def all_cases() -> list[Case]:
         cases.append(make_case("GroupNormSilu", activations, "float32", silu=0))
         cases.append(make_case("AddGroupNormSilu", activations, "float32"))
         if activations != "float32":
+            cases += [make_case("LinearQuantized", activations, "float32", bits=bits) for bits in (8, 4)]
             cases += [make_case("NormConv", activations, "float32", rows=2, has_norm=norm, has_residual=residual)
                       for norm in (0, 1) for residual in (0, 1)]  # fmt: skip
             cases += [make_case(name, activations, "float32", rows=2) for name in ("UpsampleConv", "NormConvImage")]
@@ -175,6 +177,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
             values = np.abs(values) * np.float32(0.1)
         if tensor["name"] == "position":
             feeds["position"] = (np.arange(shape[0], dtype=np.int32) * 4 + 5) % case.sizes["num_tokens"]
+        elif tensor["name"] == "weight" and tensor["dtype"] == "int32":
+            feeds["weight"] = random.integers(-(2**31), 2**31, shape, np.int32)
         elif tensor["dtype"] == "int32":
             feeds[tensor["name"]] = (np.arange(shape[0]) != 1).astype(np.int32)
         else:
@@ -185,6 +189,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
 def expected(case: Case, feeds: Arrays) -> list[NDArray[np.float64]]:
     """The outputs in float64. An inactive row of a state is as it was; one of another output means nothing."""
     f = {name: value.astype(np.float64) for name, value in feeds.items() if name != "active"}
+    if "weight" in feeds and feeds["weight"].dtype == np.int32:
+        f["weight"] = _codes(feeds["weight"], case.attributes["bits"])
     made = _EXPECTED[case.operator](case, f)
     active = feeds.get("active", np.ones(case.sizes["rows"], np.int32)) != 0
     for tensor, value in zip(case.outputs(), made, strict=True):
@@ -283,6 +289,14 @@ def _norm_conv(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return [y, reference.norm_affine(y, f["next_weight"], f["next_bias"], attributes["groups"], attributes["eps"])]
 
 
+def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.float64]:
+    """(out, words) as (out, in) codes."""
+    parts = np.ascontiguousarray(words).view(np.uint8).astype(np.int16)
+    if bits == 8:
+        return ((parts ^ 128) - 128).astype(np.float64)
+    return (np.stack([parts & 15, parts >> 4], -1).reshape(len(parts), -1) - 8).astype(np.float64)
+
+
 _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "CausalConv1d": _conv,
     "SelectiveScan": _scan,
@@ -297,6 +311,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     **dict.fromkeys(("NormConv", "UpsampleConv", "NormConvImage"), _norm_conv),
     "SwiGlu": lambda case, f: [reference.silu(f["gate"]) * f["up"]],
     "Linear": lambda case, f: [f["x"] @ f["weight"].T],
+    "LinearQuantized": lambda case, f: [f["x"] @ (f["weight"] * f["scale"]).T],
 }
 
 

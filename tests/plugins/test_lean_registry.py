@@ -63,6 +63,7 @@ VALID: dict[str, list[Field]] = {
     "CachedAttention": [("aim_edge_version", "int32", 1), ("nheads", "int64", 12), ("headdim", "int32", 64)],
     "SwiGlu": [("aim_edge_version", "int32", 1)],
     "Linear": [("aim_edge_version", "int32", 1)],
+    "LinearQuantized": [("aim_edge_version", "int32", 1), ("bits", "int64", 4), ("group_size", "int32", 128)],
     "Mamba2DecodeStep": [
         ("aim_edge_version", "int64", 1),
         ("nheads", "int64", 24),

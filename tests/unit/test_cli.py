@@ -101,7 +101,7 @@ def test_export_refuses(arguments: list[str], message: str, tmp_path: Path, run:
     ("options", "message"),
     [
         (["--transformer", "B"], "--transformer needs --tokenizer, the weight file of its tokenizer"),
-        (["--transformer", "huge", "--tokenizer", "vq.pt"], "preset 'huge' is unknown; allowed: ['b', 'l', 'xl']"),
+        (["--transformer", "huge", "--tokenizer", "vq.pt"], "preset 'huge' is unknown; allowed: ['b', 'demo', 'l', "),
         (["--transformer", "B", "--tokenizer", "vq.pt", "--tokens", "200"], "num_tokens is 200; must be a square"),
         (["--transformer", "B", "--tokenizer", "vq.pt"], "c2i.pt is no file; expected a weight file"),
         (["--tokens", "576"], "--tokenizer and --tokens are of a Transformer; give --transformer too"),

@@ -195,7 +195,7 @@ PLUGIN_FOLDERS: dict[str, tuple[str, ...]] = {
 }
 ALSO_OWN = {"capi": "src", "tensorrt": "operators", "onnxruntime": "operators"}
 SOURCES = (".h", ".hpp", ".cuh", ".cu", ".cpp", ".cc", ".inl")
-FROM_ELSEWHERE = {"emulated_mma.h"}  # the tests' CPU emulator compiles src/ with its own
+FROM_ELSEWHERE = {"emulated_bulk.h", "emulated_mma.h"}  # the tests' CPU emulator compiles src/ with its own
 
 
 def include_breaches(plugins: Path) -> tuple[list[str], int]:

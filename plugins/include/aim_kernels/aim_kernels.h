@@ -8,6 +8,7 @@
 #include "aim_kernels/group_norm_silu.h"
 #include "aim_kernels/image.h"
 #include "aim_kernels/linear.h"
+#include "aim_kernels/linear_quantized.h"
 #include "aim_kernels/mamba2_decode_step.h"
 #include "aim_kernels/mamba2_layers.h"
 #include "aim_kernels/mamba2_lazy_step.h"
