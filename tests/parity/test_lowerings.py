@@ -62,8 +62,7 @@ def test_float16(name: str, state_dtype: str, lowering: str, tmp_path: Path) -> 
                 assert abs(step.norm_ratio - 1) <= 0.01, (via, step)
 
 
-@pytest.mark.parametrize("lowering", RUNNABLE)
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "lowering"), pairs())
 def test_states_follow_and_carry_over(name: str, lowering: str, tmp_path: Path) -> None:
     """Half by scan, half by step, from a snapshot: states as PyTorch's, in the canonical layout."""
     case = load_case(name)
