@@ -2,6 +2,7 @@
 
     python benchmarks/random_bundle.py --family aim|gpt --preset B|L|XL --codes 256|576|1024|4096 OUT
         [--lowering primitive] [--precision float16] [--state-dtype float16] [--vq tiny|f16]
+        [--lazy-states] [--weights int8] [--fused-convolutions]
 
 Speed and memory do not depend on the weights' values, pictures do: there are none to look at. The tokenizer has 16
 pixels a code along a side, so that 1024 codes are 512 x 512 pixels; "tiny" has the published vocabulary and few
@@ -15,6 +16,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,14 +66,14 @@ def random_vq(kind: str, vocab_size: int) -> VqModel:
 
 def write_random_bundle(
     out: Path, family: str, preset: str, codes: int, *, lowering: str = "primitive", precision: str = "float16",
-    state_dtype: str = "float16", vq: str = "tiny", seed: int = 0,
+    state_dtype: str = "float16", vq: str = "tiny", seed: int = 0, **options: Any,
 ) -> Path:  # fmt: skip
-    """Writes the bundle, in place of one that is there; `export_bundle` says what it refuses."""
+    """Writes the bundle, in place of one that is there; `export_bundle` takes the options and says what it refuses."""
     model = random_model(family, preset, codes, seed)
     source = f"random {FAMILIES[family]}-{preset}, {codes} codes, seed {seed}"
     checkpoint = Checkpoint(model, random_vq(vq, model.config.vocab_size), None, {}, source, "0" * 64)
     return export_bundle(
-        checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype, overwrite=True
+        checkpoint, out, lowering=lowering, precision=precision, state_dtype=state_dtype, overwrite=True, **options
     )
 
 
@@ -87,12 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--state-dtype", default="float16")
     parser.add_argument("--vq", choices=VQ, default="tiny")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lazy-states", action="store_true")
+    parser.add_argument("--fused-convolutions", action="store_true")
+    parser.add_argument("--weights", choices=["int8", "int4"])
     found = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     begin = time.perf_counter()
     path = write_random_bundle(
         found.out, found.family, found.preset, found.codes, lowering=found.lowering, precision=found.precision,
-        state_dtype=found.state_dtype, vq=found.vq, seed=found.seed,
+        state_dtype=found.state_dtype, vq=found.vq, seed=found.seed, lazy_states=found.lazy_states,
+        fused_convolutions=found.fused_convolutions, weights=found.weights,
     )  # fmt: skip
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     log.info("%s: %.0f MB in %.1f s", path, size / 1e6, time.perf_counter() - begin)

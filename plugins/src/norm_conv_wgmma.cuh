@@ -70,8 +70,8 @@ struct Barriers {
             barrier_init(weight_full + i * 8, 1);
             barrier_init(weight_free + i * 8, kMultiplyWarps);
         }
-        barrier_init(residual_full, kLoadWarps);
-        barrier_init(residual_free, kMultiplyWarps);
+        barrier_init(residual_full, kLoadThreads);
+        barrier_init(residual_free, kMultiplyWarps * 32);
         fence_async();
     }
 };
@@ -134,7 +134,7 @@ __device__ __forceinline__ void multiply(const NormConvArgs& a, unsigned char* s
                                  reinterpret_cast<const float*>(smem + Ring::kBiasAt) + tile.first_channel(a),
                                  smem + Ring::kResidualAt,
                                  reinterpret_cast<float2*>(smem + Ring::kPartsAt) + (turn * 2 + half) * 4 * 32);
-            if (kAdds && lane == 0) barrier_arrive(barriers.residual_free);
+            if (kAdds) barrier_arrive(barriers.residual_free);
         }
     }
 }
@@ -215,8 +215,7 @@ __device__ __forceinline__ void bring_input(const NormConvArgs& a, unsigned char
         place.next();
         if (fetches) {
             wait_for_all_but<0>();
-            __syncwarp();
-            if (first_lane) barrier_arrive(barriers.residual_full);
+            barrier_arrive(barriers.residual_full);
             turn ^= 1;
         }
         if (Ring::kAhead) loader.take(next);

@@ -30,8 +30,16 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "fused-float32": {"lowering": "plugin-fused"},
     "fused-float16": {"lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16"},
     "fused-float16-conv": {"lowering": "plugin-fused", "precision": "float16", "fused_convolutions": True},
+    "fused-float32-lazy": {"lowering": "plugin-fused", "lazy_states": True},
+    "fused-float16-lazy": {
+        "lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16", "lazy_states": True,
+    },
+    "fused-int8": {"lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16", "weights": "int8"},
+    "fused-int4": {"lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16", "weights": "int4"},
+    "layers-float32": {"lowering": "plugin-layers"},
+    "layers-float16": {"lowering": "plugin-layers", "precision": "float16", "state_dtype": "float16"},
     "broken-plugin-float16": {"lowering": "plugin", "precision": "float16"},
-}
+}  # fmt: skip
 
 
 def main(out: Path) -> None:
