@@ -359,7 +359,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
         {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
-        {kDModel, 4},   {kVectors, vectors}, {kInFeatures, quantized ? 32 : 8},      {kOutFeatures, 1}, {kBatch, 1},
+        {kDModel, kind == OperatorKind::kMamba2Layers ? 8 : 4},       {kVectors, vectors},
+        {kInFeatures, quantized ? 32 : 8},       {kOutFeatures, 1},   {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kLayers, 1},          {kChunks, 1},      {kBlocks, blocks},
         {kOutChannels, 1}, {kCapacity, std::max<int64_t>(2, size[kFoldEvery])}};
     if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // not known yet
