@@ -164,8 +164,9 @@ class TrtBackend:
         """
         step = self.record.graphs.get("step")
         operator = "CachedAttention" if self.contract.family == "gpt" else "Mamba2LazyStep"
-        layers = 0 if step is None else step.plugins.get(operator, 0)
-        return {state.output for state in self.contract.states} if layers == self.contract.dims.n_layer else set()
+        # An engine's layers are listed once for every profile.
+        layers, each = 0 if step is None else step.plugins.get(operator, 0), self.contract.dims.n_layer
+        return {state.output for state in self.contract.states} if layers and layers % each == 0 else set()
 
     def batches(self, engine: Engine) -> list[Sizes]:
         """Smallest, best and largest number of images in each profile of an engine."""

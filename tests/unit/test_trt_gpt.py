@@ -20,6 +20,7 @@ CONFIG = GptConfig(d_model=32, n_layer=2, nheads=2, vocab_size=24, num_classes=3
 LABELS = np.array([2, 0, 1], np.int32)
 DRAW: dict[str, Any] = {"seed": 5, "temperature": 0.9, "top_k": 9, "top_p": 0.95}
 IN_PLACE = {"step": {"CachedAttention": 2, "AdaLnNorm": 4}}
+TWICE = {"step": {"CachedAttention": 4, "AdaLnNorm": 8}}  # an engine of two profiles lists its layers twice
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(checkpoint, tmp_path_factory.mktemp("gpt") / "bundle", lowering="plugin-fused")
 
 
-@pytest.fixture(params=[IN_PLACE, {"step": {"SelectiveScan": 1}}], ids=["in place", "apart"])
+@pytest.fixture(params=[IN_PLACE, TWICE, {"step": {"SelectiveScan": 1}}], ids=["in place", "two profiles", "apart"])
 def case(make: Make, exported: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Case:
     bundle = Path(shutil.copytree(exported, tmp_path / "gpt"))
     return make(bundle=bundle, operators=request.param)
