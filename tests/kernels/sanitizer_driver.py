@@ -25,6 +25,8 @@ from kernels import (
     test_group_norm_silu,
     test_image,
     test_linear,
+    test_linear_quantized,
+    test_mamba2_layers,
     test_mamba2_lazy_step,
     test_norm_conv,
     test_rms_norm_gated,
@@ -122,6 +124,17 @@ NORM_CONVS = [
     ),
     test_norm_conv.BASE.but(batch=2, in_channels=128, out_channels=256, residual=True, in_place=True),
 ]
+QUANTIZED = [
+    test_linear_quantized.BASE.but(dtype=dtype, bits=bits, rows=rows)
+    for dtype in (FLOAT16, BFLOAT16)
+    for bits in (8, 4)
+    for rows in (2, 20, 70)
+]
+LAYERS = [  # any sizes, and AiM's own
+    test_mamba2_layers.BASE.but(rows=3, layers=3, inactive=True),
+    test_mamba2_layers.BASE.but(dtype=FLOAT32, resident=False),
+    *(test_mamba2_layers.AIM_B.but(rows=rows, layers=2) for rows in (2, 4)),
+]
 LAZY_STEPS = [  # over a first fold and another
     LazyCase("lazy", steps=18, in_place=True, inactive=True),
     LazyCase("lazy halves", steps=13, nheads=10, headdim=64, d_state=144, ngroups=2, ssm_state_dtype=FLOAT16),
@@ -136,6 +149,8 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_norm_conv.test_matches_the_reference, NORM_CONVS),
     (test_sample.test_draws_the_codes_of_the_host, SAMPLES),
     (test_image.test_makes_the_pixels_of_the_host, IMAGES),
+    (test_linear_quantized.test_matches_the_reference, QUANTIZED),
+    (test_mamba2_layers.test_matches_the_reference, LAYERS),
     (test_mamba2_lazy_step.test_matches_the_plain_recurrence_over_folds, LAZY_STEPS),
 ]
 

@@ -210,6 +210,25 @@ inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k
     return made;
 }
 
+// int8 codes, four a word. The last of each is 0, so that a word is a number that every type here holds.
+inline Case linear_quantized_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
+    Draw draw(22);
+    Case made{"LinearQuantized", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.attributes = {number("aim_edge_version", 1), number("bits", 8), number("group_size", 0)};
+    uint32_t state = 1;
+    const auto word = [&] { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 9); };
+    made.inputs = {draw.normal("x", type, {rows, k}), make_tensor("weight", DataType::kINT32, {n, k / 4}, word),
+                   draw.uniform("scale", {n, 1}, 0.001, 0.002)};
+    const auto& in = made.inputs;
+    std::vector<double> dense(n * k);
+    for (int64_t at = 0; at < n * k; ++at) {
+        const int64_t stored = static_cast<int64_t>(in[1].values[at / 4]) >> 8 * (at % 4) & 255;
+        dense[at] = static_cast<double>(stored > 127 ? stored - 256 : stored) * in[2].values[at / k];
+    }
+    made.outputs = {Tensor{"y", type, {rows, n}, reference::linear(rows, k, n, in[0].values, dense)}};
+    return made;
+}
+
 inline Case group_norm_case(const char* name, DataType type, int64_t batch, int64_t channels, int64_t side,
                             int64_t groups, bool channels_last = false) {
     Draw draw(17);
@@ -276,6 +295,71 @@ inline Case step_case(const char* name, Types types, reference::ScanSizes n, int
     made.outputs = {Tensor{"out", types.activations, {n.rows, inner}, expected.out},
                     Tensor{"conv_state_out", types.states, in[7].shape, expected.conv_state},
                     Tensor{"ssm_state_out", types.states, in[8].shape, expected.ssm_state}};
+    return made;
+}
+
+// All layers of a step: the reference's parts one after another.
+inline Case layers_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked) {
+    Draw draw(21);
+    const int64_t d_conv = 4, inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;
+    const int64_t width = inner + conv_dim + n.nheads;
+    // What the layers round adds up.
+    const double state = 2 * state_bound(types);
+    Case made{"Mamba2Layers", name, {}, {}, {}, {2 * bound_of(types.activations), state, state}, {-1, 11, 12}, false};
+    made.attributes = {number("aim_edge_version", 1), number("nheads", n.nheads),   number("headdim", n.headdim),
+                       number("d_state", n.d_state),  number("ngroups", n.ngroups), number("d_conv", d_conv),
+                       real("eps", 1e-5f),            number("has_active", masked)};
+    made.inputs = {draw.normal("residual", DataType::kFLOAT, {n.rows, d}),
+                   draw.normal("modulation", DataType::kFLOAT, {n.rows, 3 * layers, d}, 0.3),
+                   draw.normal("norm_weight", DataType::kFLOAT, {layers, d}),
+                   draw.normal("in_proj", types.activations, {layers, width, d}, 1.0 / std::sqrt(double(d))),
+                   draw.normal("conv_weight", DataType::kFLOAT, {layers, conv_dim, d_conv}, 0.5),
+                   draw.normal("conv_bias", DataType::kFLOAT, {layers, conv_dim}),
+                   draw.uniform("A", {layers, n.nheads}, -16.0, -1.0),
+                   draw.normal("D", DataType::kFLOAT, {layers, n.nheads}),
+                   draw.uniform("dt_bias", {layers, n.nheads}, -5.0, -2.0),
+                   draw.normal("gated_norm_weight", DataType::kFLOAT, {layers, inner}),
+                   draw.normal("out_proj", types.activations, {layers, d, inner}, 1.0 / std::sqrt(double(inner))),
+                   draw.normal("conv_state", types.states, {n.rows, layers, conv_dim, d_conv - 1}),
+                   draw.normal("ssm_state", types.states, {n.rows, layers, n.nheads, n.headdim, n.d_state})};
+    if (masked) made.inputs.push_back(activity(n.rows));
+    const auto& in = made.inputs;
+    // One layer's part of a stack; a state's rows each have all layers.
+    const auto part = [](const std::vector<double>& from, int64_t rows, int64_t count, int64_t layer) {
+        const int64_t size = static_cast<int64_t>(from.size()) / (rows * count);
+        std::vector<double> to;
+        for (int64_t r = 0; r < rows; ++r) {
+            const auto first = from.begin() + (r * count + layer) * size;
+            to.insert(to.end(), first, first + size);
+        }
+        return to;
+    };
+    std::vector<double> residual = in[0].values, hidden(residual.size(), 0.0), states[2] = {in[11].values, in[12].values};
+    for (int64_t i = 0; i < layers; ++i) {
+        const auto of = [&](int index) { return part(in[index].values, 1, layers, i); };
+        const auto x = reference::ada_ln_norm(3 * layers, d, i == 0 ? 0 : 3 * i - 1, 3 * i, 3 * i + 1, 1e-5f, hidden,
+                                              residual, in[1].values, of(2));
+        const auto step = reference::mamba2_decode_step(
+            n, d_conv, 1e-5f, reference::linear(n.rows, d, width, x, of(3)), of(4), of(5), of(6), of(7), of(8), of(9),
+            part(states[0], n.rows, layers, i), part(states[1], n.rows, layers, i));
+        hidden = reference::linear(n.rows, inner, d, step.out, of(10));
+        const std::vector<double>* after[2] = {&step.conv_state, &step.ssm_state};
+        for (int kind = 0; kind < 2; ++kind) {
+            const int64_t size = static_cast<int64_t>(after[kind]->size()) / n.rows;
+            for (int64_t r = 0; r < n.rows; ++r) {
+                std::copy_n(after[kind]->begin() + r * size, size, states[kind].begin() + (r * layers + i) * size);
+            }
+        }
+    }
+    for (size_t at = 0; at < residual.size(); ++at) {
+        const int64_t r = static_cast<int64_t>(at) / d, column = static_cast<int64_t>(at) % d;
+        residual[at] += hidden[at] * in[1].values[(r * 3 * layers + 3 * layers - 1) * d + column];
+    }
+    if (masked) forget_inactive(in.back(), residual);
+    for (int kind = 0; masked && kind < 2; ++kind) restore_inactive(in.back(), in[11 + kind], states[kind]);
+    made.outputs = {Tensor{"residual_out", DataType::kFLOAT, in[0].shape, residual},
+                    Tensor{"conv_state_out", types.states, in[11].shape, states[0]},
+                    Tensor{"ssm_state_out", types.states, in[12].shape, states[1]}};
     return made;
 }
 

@@ -32,6 +32,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(norm_case(name, types.activations, 3, L, 96, 2));
         cases.push_back(step_case(name, types, step, 4, false));
         cases.push_back(lazy_case(step_case(name, types, step, 4, false), types));
+        cases.push_back(layers_case(name, types, step, 2, 96, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(attention_case(name, types, {4, 2, 20, 3, 16}));
         cases.push_back(swi_glu_case(name, types.activations, 3, 96));
@@ -51,6 +52,7 @@ inline std::vector<Case> all_cases() {
             }
         }
         cases.push_back(norm_conv_case("UpsampleConv", name, type, {2, 64, 4, side, 128, 32}));
+        cases.push_back(linear_quantized_case(name, type, 3, 96, 40));
         cases.push_back(norm_conv_case("NormConvImage", name, type, {2, 128, side, 6, 3, 1}));
     }
     cases.push_back(norm_conv_case("NormConv", "several blocks and chunks", f16, {1, 192, side, 3, 256, 16, true, true}));
@@ -64,6 +66,7 @@ inline std::vector<Case> all_cases() {
     cases.push_back(attention_case("GPT-B", half, {small ? 2 : 16, small ? 1 : 8, 256, 12, 64}));
     cases.push_back(attention_case("in parts", half, {1, 1, 1200, 2, 64}));
     cases.push_back(step_case("masked", single, step, 3, true));
+    cases.push_back(layers_case("one kernel, masked", half, {4, 1, heads, 32, state, 1, false, true}, 2, 96, true));
     cases.push_back(lazy_case(step_case("masked", single, step, 3, true), single));
     cases.push_back(lazy_case(step_case("masked halves", half, step, 3, true), half));
     cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));
