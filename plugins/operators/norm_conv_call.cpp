@@ -1,5 +1,7 @@
 #include "norm_conv_call.h"
 
+#include "pointers.h"
+
 namespace aim_edge {
 namespace {
 
@@ -11,8 +13,6 @@ using aim_kernels::TransposeParams;
 // The three begin alike.
 static_assert(int{upsample_conv::next_bias} == int{norm_conv::next_bias});
 static_assert(int{norm_conv_image::bias} == int{norm_conv::bias} && int{norm_conv_image::image} == int{norm_conv::y});
-
-const float* floats(const void* pointer) noexcept { return static_cast<const float*>(pointer); }
 
 size_t padded(int64_t elements) noexcept { return (static_cast<size_t>(elements) * 2 + 255) / 256 * 256; }
 
