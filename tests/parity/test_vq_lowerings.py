@@ -22,7 +22,7 @@ LEVELS = {"float32": 1e-3, "float16": 2e-2}  # of an image in [-1, 1]
 
 
 def export(tmp_path: Path, lowering: str, precision: str = "float32") -> tuple[Bundle, VqModel]:
-    checkpoint = load_case("mamba2_mlp").checkpoint()
+    checkpoint = load_case("mamba2_group" if lowering == "plugin-layers" else "mamba2_mlp").checkpoint()  # no MLP there
     path = export_bundle(checkpoint, tmp_path / "bundle", lowering=lowering, precision=precision)
     return Bundle.open(path), checkpoint.vq
 
@@ -58,7 +58,7 @@ def test_norms(graph: str, lowering: str, tmp_path: Path) -> None:
     own = [node for node in nodes if node.op_type in ("GroupNormSilu", "AddGroupNormSilu")]
     native = [node for node in nodes if node.op_type == "InstanceNormalization"]
     assert len(native) == (len(norms) if lowering.startswith("onnx") else 0)
-    assert len(own) == (len(norms) if lowering == "plugin-fused" else 0)
+    assert len(own) == (len(norms) if lowering in ("plugin-fused", "plugin-layers") else 0)
     assert (bundle.path / f"{graph}.trt.onnx").exists() == bool(own)
     if own:
         assert {f"{graph}.onnx", f"{graph}.trt.onnx"} <= set(bundle.manifest.files)
