@@ -1,9 +1,9 @@
 // All layers of a decoding step, between the embedding and the head: for every layer AdaLN, in_proj, the Mamba-2 update,
 // out_proj; the numbers of ada_ln_norm, linear, mamba2_decode_step and linear over and over.
 //
-// Few rows in float16 or bfloat16 go through one kernel that stays on the device for the whole step (resident()): its
-// blocks hand their numbers to each other through L2, and fetch weights ahead across the layers. Anything else is a
-// chain of the four operators above.
+// Up to four rows in float16 go, from sm_90 on, through one kernel that stays on the device for the whole step
+// (resident()): its blocks hand their numbers to each other through L2, and fetch weights ahead across the layers.
+// Anything else is a chain of the four operators above.
 #pragma once
 
 #include "aim_kernels/common.h"
