@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 MIXERS = ("Mamba1", "Mamba2")
+Config = TypeVar("Config")
 
 # Keys of the published MambaConfig (hp-l33/AiM at 0a91c60, models/stage2/config_mamba.py) that we keep, by our name.
 _PUBLISHED = {
@@ -43,6 +44,14 @@ _SSM_IGNORED = {  # initialisation and kernel choice: no effect on a trained mod
     "dt_init", "dt_scale", "dt_init_floor", "sequence_parallel", "layer_idx", "device", "dtype",
 }  # fmt: skip
 
+
+
+def find_preset(presets: Mapping[str, Config], name: str, prefix: str) -> Config:
+    """The one of that name, in any case, with or without the prefix. Raises ValueError naming those that there are."""
+    key = name.lower().removeprefix(prefix)
+    if key not in presets:
+        raise ValueError(f"preset {name!r} is unknown; allowed: {sorted(presets)}")
+    return presets[key]
 
 
 def wrong_types(config: Any) -> list[str]:
@@ -180,10 +189,7 @@ class AimConfig:
         Raises:
             ValueError: the name is none of them.
         """
-        key = name.lower().removeprefix("aim-")
-        if key not in PRESETS:
-            raise ValueError(f"preset {name!r} is unknown; allowed: {sorted(PRESETS)}")
-        return replace(PRESETS[key], **changes)
+        return replace(find_preset(PRESETS, name, "aim-"), **changes)
 
     @classmethod
     def from_published(cls, config: Mapping[str, Any]) -> AimConfig:

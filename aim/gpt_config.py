@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .config import wrong_types
+from .config import find_preset, wrong_types
 
 # Keys of the published ModelArgs (FoundationVision/LlamaGen at ce98ec4, autoregressive/models/gpt.py), by our name.
 _PUBLISHED = {
@@ -111,10 +111,7 @@ class GptConfig:
         Raises:
             ValueError: the name is none of them.
         """
-        key = name.lower().removeprefix("gpt-")
-        if key not in PRESETS:
-            raise ValueError(f"preset {name!r} is unknown; allowed: {sorted(PRESETS)}")
-        return replace(PRESETS[key], **changes)
+        return replace(find_preset(PRESETS, name, "gpt-"), **changes)
 
     @classmethod
     def from_published(cls, config: Mapping[str, Any]) -> GptConfig:

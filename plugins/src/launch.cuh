@@ -49,6 +49,14 @@ Status launch_kernel(const char* op, void (*kernel)(Args), int64_t blocks, int t
                                    smem, stream, args));
 }
 
+// Zeros, in the stream's order.
+inline Status clear_workspace(const char* op, void* workspace, size_t bytes, cudaStream_t stream) noexcept {
+    const cudaError_t error = cudaMemsetAsync(workspace, 0, bytes, stream);
+    if (error == cudaSuccess) return Status::kSuccess;
+    cudaGetLastError();
+    return fail(Status::kCudaError, "%s: the workspace could not be cleared: %s", op, cudaGetErrorString(error));
+}
+
 // For kernels whose blocks wait for each other: all are on the device at once, or the launch is refused.
 template <typename Args>
 Status launch_together(const char* op, void (*kernel)(Args), int blocks, int threads, size_t smem, cudaStream_t stream,

@@ -117,11 +117,7 @@ size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
 }
 
 Status launch_resident(const Mamba2LayersParams& p, const DeviceInfo& device, cudaStream_t stream) noexcept {
-    const cudaError_t error = cudaMemsetAsync(p.workspace, 0, resident_workspace(p), stream);
-    if (error != cudaSuccess) {
-        cudaGetLastError();
-        return fail(Status::kCudaError, "%s: the workspace could not be cleared: %s", kOp, cudaGetErrorString(error));
-    }
+    AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
     ResidentArgs a = arguments(p, blocks_of(device));
     a.units = units_of(a, device);
     return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half>(a, device, stream)

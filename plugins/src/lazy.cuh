@@ -23,7 +23,7 @@ __global__ __launch_bounds__(kLazyThreads, 3) void lazy_kernel(LazyArgs a) {
     const int channels = heads * a.s.headdim, channel = head * a.s.headdim;
     const int tid = static_cast<int>(threadIdx.x);
     const int d_inner = a.s.nheads * a.s.headdim, bc_width = a.s.ngroups * a.s.d_state;
-    const int64_t window_row = row * (d_inner + 2 * bc_width) * (a.s.d_conv - 1);
+    const int64_t window_row = row * a.s.conv_state_row_stride;
     wait_for_previous();
     let_next_start();
     if (row_is_inactive(a.s.active, row)) return;

@@ -19,6 +19,11 @@ int64_t d_inner_of(const Mamba2DecodeStepParams& p) noexcept { return static_cas
 
 int64_t bc_width_of(const Mamba2DecodeStepParams& p) noexcept { return static_cast<int64_t>(p.ngroups) * p.d_state; }
 
+int64_t conv_row_stride_of(const Mamba2DecodeStepParams& p) noexcept {
+    if (p.conv_state_row_stride != 0) return p.conv_state_row_stride;
+    return (d_inner_of(p) + 2 * bc_width_of(p)) * (p.d_conv - 1);
+}
+
 struct FinishArgs {
     Mamba2DecodeStepParams p;
     int64_t d_inner;
@@ -180,18 +185,14 @@ StepArgs step_args(const Mamba2DecodeStepParams& p) noexcept {
     step.conv_state_out = p.conv_state_out;
     step.conv_state_dtype = p.conv_state_dtype;
     step.d_conv = p.d_conv;
-    const int64_t dense_conv = (d_inner + 2 * bc_width) * (p.d_conv - 1);
-    step.conv_state_row_stride = p.conv_state_row_stride != 0 ? p.conv_state_row_stride : dense_conv;
+    step.conv_state_row_stride = conv_row_stride_of(p);
     step.state_row_stride = p.ssm_state_row_stride != 0 ? p.ssm_state_row_stride : d_inner * p.d_state;
     return step;
 }
 
 Status launch_finish(const char* op, const Mamba2DecodeStepParams& p, cudaStream_t stream) noexcept {
     const int64_t d_inner = d_inner_of(p);
-    const int64_t bc_width = bc_width_of(p);
-    const int64_t dense_conv = (d_inner + 2 * bc_width) * (p.d_conv - 1);
-    const int64_t conv_row_stride = p.conv_state_row_stride != 0 ? p.conv_state_row_stride : dense_conv;
-    const FinishArgs finish = {p, d_inner, conv_row_stride, d_inner / p.ngroups,
+    const FinishArgs finish = {p, d_inner, conv_row_stride_of(p), d_inner / p.ngroups,
                                static_cast<const float*>(p.workspace)};
     return launch_dependent(op, finish_kernel, p.rows * p.ngroups, kThreads, stream, finish);
 }

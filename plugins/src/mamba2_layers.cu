@@ -3,6 +3,7 @@
 #include "aim_kernels/ada_ln_norm.h"
 #include "aim_kernels/linear.h"
 #include "aim_kernels/mamba2_decode_step.h"
+#include "launch.cuh"
 #include "layers.cuh"
 
 namespace aim_kernels {
@@ -94,11 +95,7 @@ Status launch_chain(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {
     const int64_t d_inner = d_inner_of(p), width = d_inner + conv_dim_of(p) + p.nheads;
 
     // The first layer has no branch before it: its gate, any, meets zeros.
-    const cudaError_t error = cudaMemsetAsync(hidden, 0, bytes.hidden, stream);
-    if (error != cudaSuccess) {
-        cudaGetLastError();
-        return fail(Status::kCudaError, "%s: the workspace could not be cleared: %s", kOp, cudaGetErrorString(error));
-    }
+    AIM_CHECK(clear_workspace(kOp, hidden, bytes.hidden, stream));
     AdaLnNormParams norm;
     norm.rows = p.rows;
     norm.vectors = 3 * static_cast<int64_t>(p.layers);
