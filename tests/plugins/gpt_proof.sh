@@ -12,32 +12,7 @@ cd "$(dirname "$0")/../.."
 [ $# -ge 1 ] || { sed -n 2,10p "$0" >&2; exit 2; }
 bundles="$1" stage="${2:-all}" python="${PYTHON_TRT:-python3.10}"
 export OUT="${OUT:-gpt_proof}"
-work="$(mktemp -d)"
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$OUT" "$work/site/aim_edge"
-ln -s "$PWD/package/__init__.py" "$work/site/aim_edge/__init__.py"
-for folder in aim export runtime plugins cli; do ln -s "$PWD/$folder" "$work/site/aim_edge/$folder"; done
-export PYTHONPATH="$work/site:tests/plugins${PYTHONPATH:+:$PYTHONPATH}" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
-export PLUGINS="${PLUGINS:-$work/plugins/libaim_edge_tensorrt.so}"
-started=$SECONDS failed=0
-if [ ! -f "$PLUGINS" ] && ! bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:?}" "$(dirname "$PLUGINS")" \
-    >"$OUT/plugins.log" 2>&1; then
-    tail -n 20 "$OUT/plugins.log"
-    echo "FAILED: the plugin library does not build"
-    exit 1
-fi
-edge() { "$python" -m aim_edge.cli "$@"; }
-build() { # BUNDLE BATCH OPTION...
-    local name; name="$(basename "$1")"
-    if edge build "$1" --target tensorrt --batch "$2" "${@:3}" --plugins "$PLUGINS" >"$OUT/build_$name.log" 2>&1; then
-        tail -n 3 "$OUT/build_$name.log" | head -n 2
-    else
-        tail -n 20 "$OUT/build_$name.log"
-        echo "FAIL  build $name"
-        return 1
-    fi
-}
-part() { "$python" tests/plugins/engines_proof.py "$@" 2>&1 | tee -a "$OUT/proof.log" || failed=1; }
+. tests/plugins/proof_common.sh
 
 models="${MODELS-b}" timed="${TIMED:-1,64}" builds=()
 if [ "$stage" != run ]; then # side by side: most of a build is one thread's work
