@@ -20,6 +20,7 @@ _FLOATS = ("float32", "float16")
 # Layers that move or hold what others computed.
 _MOVES = ("reformat", "noop", "constant", "shape", "signal", "wait", "shuffle", "slice", "concat", "gather", "cast")
 _FUSED = ("myelin", "foreignnode")
+_AGAIN = re.compile(r" \[profile [1-9]\d*\]$")  # a layer that is listed once more, for another profile
 _SHOWN = 5
 
 
@@ -44,20 +45,24 @@ class LayerFact:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of an engine; `readable` is False where what the inspector said is in another form."""
+    """The layers of an engine, once for every profile; `readable` is False where the inspector's words are unknown."""
 
     layers: tuple[LayerFact, ...]
     readable: bool
 
+    def once(self) -> tuple[LayerFact, ...]:
+        """The layers of one profile."""
+        return tuple(layer for layer in self.layers if not _AGAIN.search(layer.name))
+
     def counts(self) -> dict[str, int]:
         """`EngineFile.layers`."""
-        kinds = Counter(layer.type for layer in self.layers if layer.type != "moves")
+        kinds = Counter(layer.type for layer in self.once() if layer.type != "moves")
         return dict(kinds.most_common())
 
     def plugins(self, wanted: Wanted) -> dict[str, int]:
         """`EngineFile.plugins`."""
         operators = dict(wanted.plugins)
-        found = [layer.name for layer in self.layers if layer.type == "plugin"]
+        found = [layer.name for layer in self.once() if layer.type == "plugin"]
         return dict(Counter(operators.get(name) or _operator_in(name, operators) for name in found).most_common())
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -160,8 +165,9 @@ def _is_narrowed(layer: LayerFact, wanted: Wanted) -> bool:
     A layer's name is that of the network's layer, or of several: "PWN(a, b)", "a + b". One that was fused with a cast
     may rightly give float16, so that one side in float32 acquits it.
     """
-    parts = [part for part in re.split(r" \+ |, ", re.sub(r"PWN\(|\)+$", "", layer.name)) if part]
-    asked = {wanted.types.get(part) for part in [layer.name, *parts]} - {None}
+    name = _AGAIN.sub("", layer.name)
+    parts = [part for part in re.split(r" \+ |, ", re.sub(r"PWN\(|\)+$", "", name)) if part]
+    asked = {wanted.types.get(part) for part in [name, *parts]} - {None}
     if layer.type != "float16" or asked != {"float32"}:
         return False
     floats = [[name for name in side if name in _FLOATS] for side in (layer.inputs, layer.outputs)]

@@ -164,7 +164,7 @@ class TrtBackend:
         """
         step = self.record.graphs.get("step")
         operator = "CachedAttention" if self.contract.family == "gpt" else "Mamba2LazyStep"
-        # An engine's layers are listed once for every profile.
+        # Records of before count an engine's layers once for every profile.
         layers, each = 0 if step is None else step.plugins.get(operator, 0), self.contract.dims.n_layer
         return {state.output for state in self.contract.states} if layers and layers % each == 0 else set()
 

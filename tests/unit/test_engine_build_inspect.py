@@ -87,6 +87,18 @@ def test_a_plugin_is_known_by_its_name_or_its_kind() -> None:
     ]
 
 
+def test_layers_of_other_profiles_are_counted_once_and_judged_all_the_same() -> None:
+    again = [layer | {"Name": f"{layer['Name']} [profile 1]"} for layer in LAYERS_86]
+    found = read(LAYERS_86 + again)
+    assert found.counts() == read(LAYERS_86).counts() and found.plugins(WANTED) == {"SelectiveScan": 1}
+    assert len(found.layers) == 2 * len(LAYERS_86) and find_problems(found, WANTED, True) == []
+    plain = Wanted({"a": "float32"})
+    wide = layer("a", "Gemm", tensors(FLOAT), tensors(FLOAT))
+    narrow = layer("a [profile 1]", "Gemm", tensors(HALF), tensors(HALF))
+    problems = find_problems(read([wide, narrow], plain), plain, None)
+    assert problems == ["1 layers were to compute in float32 and do in float16: a [profile 1]"]
+
+
 @pytest.mark.parametrize("text", ["", "no", "[]", "{}", '{"Layers": 3}', '{"Layers": []}', "null"])
 def test_other_forms_are_unreadable_and_no_problem(text: str) -> None:
     found = read_inspection(text, WANTED)
