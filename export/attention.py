@@ -23,7 +23,7 @@ class Place:
     """Where the tokens of a call stand, the same for every layer.
 
     turn: cosines, and sines with their signs, (R, L, 1, P) each.
-    index: (R, H, L, P) int32, the positions in the caches.
+    index: (R, H, L, P) int32, the positions in the caches; of a single token (R, 1, T, 1) bool, where it is.
     bias: (R, 1, L, T) float32, 0 or so low that a score does not count.
     """
 
@@ -32,19 +32,26 @@ class Place:
     bias: ir.Value
 
 
-def place_of(g: GraphBuilder, config: GptConfig, position: ir.Value, cosines: ir.Value, sines: ir.Value) -> Place:
-    """position (R, L) int32, cosines and signed sines (T, P) float32 -> where its tokens stand."""
+def place_of(
+    g: GraphBuilder, config: GptConfig, position: ir.Value, cosines: ir.Value, sines: ir.Value, *, sequence: bool
+) -> Place:
+    """position (R, L) int32, cosines and signed sines (T, P) float32 -> where its tokens stand; L is 1 but in a `sequence`."""
     at = g.unsqueeze(position, 1, 3)  # (R, 1, L, 1)
-    seen = g.op("LessOrEqual", g.const(np.arange(config.num_tokens, dtype=np.int32)), at)  # (R, 1, L, T)
+    places = np.arange(config.num_tokens, dtype=np.int32)
+    seen = g.op("LessOrEqual", g.const(places), at)  # (R, 1, L, T)
     bias = g.op("Where", seen, g.const(0.0, "float32"), g.const(_UNSEEN, "float32"))
-    index = g.op("Expand", at, g.ints(1, config.nheads, 1, config.headdim))
+    if sequence:
+        index = g.op("Expand", at, g.ints(1, config.nheads, 1, config.headdim))
+    else:  # TensorRT 8.6 gives wrong numbers for a ScatterElements of one token
+        index = g.op("Equal", g.const(places[:, None]), at)
     cosine, sine = (g.unsqueeze(g.op("Gather", table, position, axis=0), 2) for table in (cosines, sines))
     return Place((cosine, sine), index, bias)
 
 
 def attend(
-    g: GraphBuilder, config: GptConfig, precision: str, state_dtype: str, qkv: ir.Value, place: Place, caches: Pair
-) -> tuple[ir.Value, Pair]:
+    g: GraphBuilder, config: GptConfig, precision: str, state_dtype: str, qkv: ir.Value, place: Place, caches: Pair,
+    *, sequence: bool,
+) -> tuple[ir.Value, Pair]:  # fmt: skip
     """qkv (R, L, 3 H P) -> (R, L, H P), and both caches (R, H, T, P) with this call's keys and values.
 
     Rotation and softmax are float32; `precision` is that of qkv and of the matrix products.
@@ -56,10 +63,13 @@ def attend(
     q = g.op("Mul", q, g.const(headdim**-0.5, "float32"))  # before the product: float16 has no room above 65504
     q, k = (g.convert(g.transpose(y, 0, 2, 1, 3), "float32", precision) for y in (q, k))
     v = g.transpose(g.reshape(v, 0, 0, heads, headdim), 0, 2, 1, 3)
-    written = [
-        g.op("ScatterElements", cache, place.index, g.convert(new, precision, state_dtype), axis=2)
-        for cache, new in zip(caches, (k, v), strict=True)
-    ]
+    written = []
+    for cache, new in zip(caches, (k, v), strict=True):
+        new = g.convert(new, precision, state_dtype)
+        if sequence:
+            written.append(g.op("ScatterElements", cache, place.index, new, axis=2))
+        else:
+            written.append(g.op("Where", place.index, new, cache))
     keys, values = (g.convert(cache, state_dtype, precision) for cache in written)
     scores = g.convert(g.op("MatMul", q, g.transpose(keys, 0, 1, 3, 2)), precision, "float32")
     shares = g.convert(g.op("Softmax", g.op("Add", scores, place.bias), axis=-1), "float32", precision)

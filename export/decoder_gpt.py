@@ -124,7 +124,7 @@ class _Decoder:
         cosine, sine = self.table[..., 0], self.table[..., 1]
         cosines = g.const(np.repeat(cosine, 2, axis=-1), "float32")
         sines = g.const(np.stack([-sine, sine], axis=-1).reshape(len(sine), -1), "float32")
-        self.place = place_of(g, self.config, position, cosines, sines)
+        self.place = place_of(g, self.config, position, cosines, sines, sequence=self.sequence)
         return x
 
     def _enter(self, x: ir.Value, branch: ir.Value | None, norm: str) -> Pair:
@@ -153,7 +153,8 @@ class _Decoder:
             y, caches = self.operators.attention(qkv, self.position, caches)
         elif self.place is not None:
             g = self.g
-            y, caches = attend(g, self.config, g.precision, self.state_dtype, qkv, self.place, caches)
+            kinds = g.precision, self.state_dtype
+            y, caches = attend(g, self.config, *kinds, qkv, self.place, caches, sequence=self.sequence)
         else:
             raise RuntimeError("the embedding comes before the layers")
         return self._linear(y, f"{prefix}.wo"), caches

@@ -107,7 +107,7 @@ def _attention_body(
     even = np.arange(config.headdim) // 2 * 2
     sign = np.where(np.arange(config.headdim) % 2, 1.0, -1.0)
     cosines, sines = (g.op("Gather", rotary, g.const(even + i, "int64"), axis=1) for i in (0, 1))
-    place = place_of(g, config, at, cosines, g.op("Mul", sines, g.const(sign, "float32")))
+    place = place_of(g, config, at, cosines, g.op("Mul", sines, g.const(sign, "float32")), sequence=False)
     qkv = g.unsqueeze(g.core(qkv), 1)
-    y, caches = attend(g, config, "float32", state_dtype, qkv, place, (k_cache, v_cache))
+    y, caches = attend(g, config, "float32", state_dtype, qkv, place, (k_cache, v_cache), sequence=False)
     return g.act(g.squeeze(y, 1)), *caches
