@@ -35,7 +35,8 @@ class Place:
 def place_of(
     g: GraphBuilder, config: GptConfig, position: ir.Value, cosines: ir.Value, sines: ir.Value, *, sequence: bool
 ) -> Place:
-    """position (R, L) int32, cosines and signed sines (T, P) float32 -> where its tokens stand; L is 1 but in a `sequence`."""
+    """position (R, L) int32, cosines and signed sines (T, P) float32 -> where its tokens stand; else than in a
+    `sequence` L is 1."""
     at = g.unsqueeze(position, 1, 3)  # (R, 1, L, 1)
     places = np.arange(config.num_tokens, dtype=np.int32)
     seen = g.op("LessOrEqual", g.const(places), at)  # (R, 1, L, T)

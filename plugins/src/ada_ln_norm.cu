@@ -57,24 +57,30 @@ __global__ void __launch_bounds__(THREADS) norm_kernel(const AdaLnNormParams p) 
     T* x = static_cast<T*>(p.x) + row * d;
     float* residual_out = p.residual_out + row * d;
 
+    // The vectors are of the image, not of the step: no kernel that may still run has written them.
+    float sum[ITEMS][4], gate[ITEMS][4], shift[ITEMS][4], scale[ITEMS][4], weight[ITEMS][4];
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) {
+        const int64_t at = (item * THREADS + threadIdx.x) * 4;
+        if (at >= d) continue;
+        load4(vectors + p.gate_index * d + at, gate[item]);
+        load4(vectors + p.shift_index * d + at, shift[item]);
+        load4(vectors + p.scale_index * d + at, scale[item]);
+        load4(p.weight + at, weight[item]);
+    }
     wait_for_previous();
     let_next_start();
-    float sum[ITEMS][4], shift[ITEMS][4], scale[ITEMS][4], weight[ITEMS][4];
     float squares = 0.0f;
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
         const int64_t at = (item * THREADS + threadIdx.x) * 4;
         if (at >= d) continue;
-        float from[4], gate[4];
+        float from[4];
         load4(hidden + at, from);
         load4(residual + at, sum[item]);
-        load4(vectors + p.gate_index * d + at, gate);
-        load4(vectors + p.shift_index * d + at, shift[item]);
-        load4(vectors + p.scale_index * d + at, scale[item]);
-        load4(p.weight + at, weight[item]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            sum[item][i] += from[i] * gate[i];
+            sum[item][i] += from[i] * gate[item][i];
             squares += sum[item][i] * sum[item][i];
         }
     }

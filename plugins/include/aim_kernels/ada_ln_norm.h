@@ -20,7 +20,8 @@ struct AdaLnNormParams {
     float eps = 1e-5f;                     // >= 0
     DType dtype = DType::kFloat32;         // hidden and x
 
-    // All dense and 16-byte aligned.
+    // All dense and 16-byte aligned. modulation and weight are read while the kernel before still runs, where that is of
+    // this library: it may not be the one that writes them.
     const void* hidden = nullptr;          // (rows, d_model): what the mixer gave
     const float* residual = nullptr;       // (rows, d_model)
     const float* modulation = nullptr;     // (rows, vectors, d_model)
