@@ -27,6 +27,7 @@ PUBLISHED = Path(__file__).with_name("published.json")
 BATCHES = (1, 8, 64, 256)
 STEPS = 256
 _HALF = "float16"  # weights and states both
+_INT8 = "float16, int8 weights"
 # The published code has no float16; its 16-bit type stands beside ours.
 _BESIDE = {"bfloat16": _HALF, "float32": "float32"}
 _TOLD_BY = ("d_model", "n_layer", "vocab_size", "num_tokens", "nheads", "headdim", "d_state", "conv_dim")
@@ -72,7 +73,7 @@ class Row:
     """What a report has of one batch.
 
     Attributes:
-        precision: "float16", "float32", or "float16, states float32" where the two differ.
+        precision: "float16", "float32", "float16, states float32" where the two differ, or with ", int8 weights".
         floor: (milliseconds a step, images a second, measured as a multiple of it), or None.
         memory: bytes of the device that the bundle took, None where not known.
     """
@@ -166,6 +167,9 @@ def _report(path: Path, read: Mapping[str, Any], name: str | None) -> Report:
     model = _model(path, bundle["dims"], name)
     states = bundle["state_dtype"]
     precision = backend["precision"] + ("" if states == backend["precision"] else f", states {states}")
+    weights = bundle.get("weights", backend["precision"])
+    if weights != backend["precision"]:
+        precision += f", {weights} weights"
     rows, not_run = [], []
     for one in read["batches"]:
         tokens, least, memory = one["tokens"], one["floor"], one["memory"]
@@ -247,11 +251,13 @@ def measured_table(reports: Sequence[Report], published: Published) -> str:
     """Measured, floor and published code by model, precision and batch."""
     rows = {row.key: row for report in reports for row in report.rows}
     same_gpu = published.comparable(reports[0].gpu)
-    keys = {(model, batch, _HALF) for model in MODELS for batch in BATCHES} | set(rows) | set(published.rows)
+    kinds = (_HALF, _INT8) if any(row.precision == _INT8 for row in rows.values()) else (_HALF,)
+    keys = {(model, batch, kind) for model in MODELS for batch in BATCHES for kind in kinds}
+    keys |= set(rows) | set(published.rows)
     order = [*MODELS, *sorted({model for model, _, _ in keys} - set(MODELS))]
     lines = []
     for key in sorted(keys, key=lambda key: (order.index(key[0]), key[2], key[1])):
-        row, theirs = rows.get(key), published.rows.get(key)
+        row, theirs = rows.get(key), published.rows.get((*key[:2], _HALF) if key[2] == _INT8 else key)
         least = row.floor if row is not None and row.floor is not None else (None, None, None)
         faster = theirs.ms_per_step / row.ms_per_step if row is not None and theirs is not None and same_gpu else None
         lines.append([
@@ -274,12 +280,13 @@ def predicted_table(reports: Sequence[Report], boards: Sequence[Board] = BOARDS)
         half = half_bytes(model)
         int8 = StepBytes(half.weights // 2, half.state_per_row)
         for batch in (1, 8):
-            row = rows.get((model, batch, _HALF))
-            multiple = row.floor[2] if row is not None and row.floor is not None else None
-            carried = "float16, predicted" if multiple is None else f"float16, predicted ({multiple:.1f}x)"
-            for what, moved, times in (
-                ("float16, floor", half, 1.0), (carried, half, multiple), ("int8 weights, floor", int8, 1.0),
-            ):  # fmt: skip
+            lines_of = []
+            for name, moved, kind in (("float16", half, _HALF), ("int8 weights", int8, _INT8)):
+                row = rows.get((model, batch, kind))
+                multiple = row.floor[2] if row is not None and row.floor is not None else None
+                carried = f"{name}, predicted" + ("" if multiple is None else f" ({multiple:.1f}x)")
+                lines_of += [(f"{name}, floor", moved, None, 1.0), (carried, moved, row, multiple)]
+            for what, moved, row, times in lines_of:
                 need = moved.weights + batch * moved.state_per_row  # two rows an image, each half of what it moves
                 cells = []
                 for board in boards:
@@ -287,7 +294,7 @@ def predicted_table(reports: Sequence[Report], boards: Sequence[Board] = BOARDS)
                     cell = three(None if times is None else times * image)
                     if need > board.memory:
                         cell = "does not fit"
-                    elif what == carried and multiple and row is not None and (row.memory or 0) > board.memory:
+                    elif times is not None and row is not None and (row.memory or 0) > board.memory:
                         cell += " (!)"
                     cells.append(cell)
                 lines.append([model, str(batch), what, *cells])
@@ -302,26 +309,25 @@ tokens only. Floor: a step's bytes over 100% of the nominal memory bandwidth of 
 floor times the multiple of the floor that was measured on {gpu} for the same model and batch. It is
 assumed that the multiple carries over. There it is of the bandwidth that copies reach, which is less than nominal; at
 small batches it holds launches and waits, which need not grow as memory gets slower; and a board's arithmetic is not in
-it: the truth may lie on either side. int8: weights of half the bytes, states in float16; the floor alone, as no such
-engine has been measured."""
+it: the truth may lie on either side. int8: weights of half the bytes (the few scales are not counted), states in
+float16."""
 _MEMORY = """"does not fit": the weights of a step and the states alone exceed the board's memory, of which the system
 takes its part too. "(!)": they do not, but on the GPU of the report the bundle took more than the board has, its image
 decoder's scratch included, which an engine built for fewer images at once shrinks."""
 
 
-def render(reports: Sequence[Report], published: Published, picture: str = "") -> str:
+def render(reports: Sequence[Report], published: Published, pictures: Sequence[str] = ()) -> str:
     """The page in markdown.
 
     Args:
         reports: as `read_reports` gives them.
         published: the published code's figures.
-        picture: path of the plot as seen from the page, "" for none.
+        pictures: paths of the plots as seen from the page.
     """
     gpu = reports[0].gpu
     parts = ["# Measured, the floor, and the published code", f"GPU: {gpu or 'none'}. Tokens only (no image decoder)."]
     parts.append("\n".join(f"- {line}" for report in reports for line in (report.line, *report.not_run)))
-    if picture:
-        parts.append(f"![Milliseconds a step by batch: floor, measured, published]({picture})")
+    parts += [f"![Milliseconds a step by batch: floor, measured, published]({picture})" for picture in pictures]
     parts.append(measured_table(reports, published))
     parts.append(
         "Floor: every weight read once and every ssm_state read and written once a step, over the bandwidth that "
@@ -330,7 +336,7 @@ def render(reports: Sequence[Report], published: Published, picture: str = "") -
     )
     parts.append(
         f"Published: {published.code}, {published.versions}, one {published.gpu}: {published.timed}. Its bfloat16 "
-        "stands beside our float16."
+        "stands beside our float16, and beside our int8 weights."
     )
     if not published.comparable(gpu):
         parts.append(f'No "times as fast": the GPU here is not the {published.gpu} of the published figures.')
@@ -338,13 +344,13 @@ def render(reports: Sequence[Report], published: Published, picture: str = "") -
     return "\n\n".join(parts) + "\n"
 
 
-def plot(reports: Sequence[Report], published: Published) -> str:
-    """Milliseconds a step of the published sizes in float16 that were measured, as SVG.
+def plot(reports: Sequence[Report], published: Published, precision: str = _HALF) -> str:
+    """Milliseconds a step of the published sizes in this precision that were measured, as SVG.
 
     Raises:
         ValueError: none was.
     """
-    gpu, rows = reports[0].gpu, [row for report in reports for row in report.rows if row.precision == _HALF]
+    gpu, rows = reports[0].gpu, [row for report in reports for row in report.rows if row.precision == precision]
     last = max((row.batch for row in rows), default=1)
     sizes = sorted({1, 2, 4, 8, 16, 32, 64, 128, *BATCHES, last})
     series = []
@@ -353,15 +359,18 @@ def plot(reports: Sequence[Report], published: Published) -> str:
         if not ours:
             continue
         bandwidth = next((report.bandwidth for report in reports if report.model == model and report.bandwidth), None)
-        least = [] if bandwidth is None else [floor(half_bytes(model), bandwidth, size, STEPS) for size in sizes]
+        moved = half_bytes(model)
+        if precision == _INT8:
+            moved = StepBytes(moved.weights // 2, moved.state_per_row)
+        least = [] if bandwidth is None else [floor(moved, bandwidth, size, STEPS) for size in sizes]
         theirs = [row for key, row in published.rows.items() if key[0] == model and key[2] == _HALF]
         shown = [(row.batch, row.ms_per_step) for row in theirs if published.comparable(gpu)]
         series.append(Series(model, ours, [(one.batch, 1e3 * one.step_seconds) for one in least], shown))
     if not series:
-        raise ValueError(f"no report has a measured row of {', '.join(MODELS)} in {_HALF}, which the plot is of")
+        raise ValueError(f"no report has a measured row of {', '.join(MODELS)} in {precision}, which the plot is of")
     title = f"Milliseconds a decoding step by batch, tokens only, {gpu or 'no GPU'}"
     theirs_name = f"published code, bfloat16, {published.gpu}"
-    return batch_plot(title, series, BATCHES, f"aim-edge, {_HALF}", theirs_name)
+    return batch_plot(title, series, BATCHES, f"aim-edge, {precision}", theirs_name)
 
 
 def _name(text: str) -> tuple[Path, str]:
@@ -376,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="what aim-edge bench --json wrote")
     parser.add_argument("--out", type=Path, required=True, help="markdown file to write")
-    parser.add_argument("--svg", type=Path, help="plot to write")
+    parser.add_argument("--svg", type=Path, help="plot to write; that of int8 weights, if any, beside it as *_int8")
     parser.add_argument("--name", type=_name, action="append", default=[], metavar="FILE=NAME",
                         help="the model of a report whose sizes do not tell; may be given again")  # fmt: skip
     given = parser.parse_args(arguments)
@@ -385,11 +394,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if file is not None and not file.absolute().parent.is_dir():
                 raise FileNotFoundError(f"{file}: there is no folder {file.absolute().parent}")
         reports, published = read_reports(given.reports, dict(given.name)), Published.read()
-        drawn = "" if given.svg is None else plot(reports, published)
-        picture = "" if given.svg is None else Path(os.path.relpath(given.svg, given.out.parent)).as_posix()
-        given.out.write_text(render(reports, published, picture), encoding="utf-8")
+        drawn: dict[Path, str] = {}
         if given.svg is not None:
-            given.svg.write_text(drawn, encoding="utf-8")
+            drawn[given.svg] = plot(reports, published)
+            if any(row.precision == _INT8 for report in reports for row in report.rows):
+                drawn[given.svg.with_stem(f"{given.svg.stem}_int8")] = plot(reports, published, _INT8)
+        pictures = [Path(os.path.relpath(file, given.out.parent)).as_posix() for file in drawn]
+        given.out.write_text(render(reports, published, pictures), encoding="utf-8")
+        for file, picture in drawn.items():
+            file.write_text(picture, encoding="utf-8")
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

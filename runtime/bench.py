@@ -135,6 +135,7 @@ def run_bench(
                     "path": str(opened.path), "name": opened.path.resolve().name, "digest": bundle_digest(manifest),
                     "checkpoint": asdict(manifest.checkpoint), "precision": manifest.precision,
                     "state_dtype": manifest.state_dtype, "lowering": manifest.lowering,
+                    "weights": manifest.quantisation.weights if manifest.quantisation else bench.precision,
                     "dims": asdict(manifest.contract.dims), "family": manifest.family,
                     "state_bytes_per_image": state_bytes(manifest.contract),
                     "weight_bytes": _weight_bytes(manifest.contract, bench.precision),

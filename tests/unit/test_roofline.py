@@ -256,6 +256,22 @@ def test_the_command_writes_both_files(write: Write, tmp_path: Path) -> None:
     assert "demo" in out.read_text(encoding="utf-8")
 
 
+def test_int8_weights_have_rows_predictions_and_a_plot_of_their_own(write: Write, tmp_path: Path) -> None:
+    integers = report_of(batch_of(1, 0.25, 0.1))
+    integers["bundle"]["weights"] = "int8"
+    out, plot = tmp_path / "page.md", tmp_path / "plot.svg"
+    roofline.main([str(write(TWO)), str(write(integers, "i8.json")), "--out", str(out), "--svg", str(plot)])
+    page = out.read_text(encoding="utf-8")
+    # Beside the published code's 1.47 ms, as the float16 row; a row for each batch, measured or not.
+    assert cells(page, "AiM-B", "float16, int8 weights", "1")[-3:] == ["1.47", "2.65", "5.9x"]
+    assert cells(page, "AiM-B", "float16, int8 weights", "64")[0] == "-"
+    assert cells(page, "AiM-B", "float16", "1")[0] == "0.500"
+    assert cells(page, "AiM-B", "1", "int8 weights, predicted (2.5x)")[3] == "439"  # 175.5 ms times 2.5
+    assert "](plot.svg)" in page and "](plot_int8.svg)" in page
+    assert "int8 weights" in (tmp_path / "plot_int8.svg").read_text(encoding="utf-8")
+    assert "int8 weights" not in plot.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
