@@ -6,14 +6,17 @@
 
 #include "launch.cuh"
 #include "layers_parts.cuh"
+#include "layers_product.cuh"
 
 namespace aim_kernels {
 namespace detail {
 
-// WIDTH: d_model over 256, rounded up; d_inner is no more than twice that. ROWS: those of the call, or more.
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+// S: of the states. W: of in_proj and out_proj. WIDTH: d_model over 256, rounded up; d_inner is no more than twice that.
+// ROWS: those of the call, or more.
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 struct Resident : Sizes<WIDTH, EXACT> {
     using T = __half;
+    using C = Chunk<W>;
     using Base = Sizes<WIDTH, EXACT>;
     using Base::d_conv, Base::d_inner, Base::d_model, Base::d_state, Base::conv_dim, Base::headdim, Base::nheads;
     using Base::a, Base::width, Base::x_stride;
@@ -142,30 +145,37 @@ struct Resident : Sizes<WIDTH, EXACT> {
         barrier();
     }
 
-    // This block's features of x W^T, to everyone. Returns the one that this thread summed. CHUNKS: of 32 inputs, a warp's.
-    template <int CHUNKS>
+    // This block's features of x W^T, to everyone. Returns the one that this thread summed. MOST: inputs, at most.
+    template <int MOST>
     __device__ __forceinline__ float multiply(int which, int layer, Word* to) {
         const Product& m = a.product[which];
-        const int line_bytes = EXACT ? (which == 0 ? d_model() : d_inner()) * 2 + 64 : m.line;
+        constexpr int ROUND = kResidentWarps * C::kInputs, CHUNKS = (MOST + ROUND - 1) / ROUND;  // a warp's, at most
+        const int inputs = which == 0 ? d_model() : d_inner();
+        const int line_bytes = EXACT ? inputs * static_cast<int>(sizeof(W)) + 64 : m.line;
         const int unit_features = EXACT && kUnitBytes / line_bytes < 16 ? kUnitBytes / line_bytes : EXACT ? 16 : m.a_unit;
         const int g = lane / 4, q = lane % 4;
-        const int features = ring.features_of_block(m), chunks = (which == 0 ? d_model() : d_inner()) / kProductChunk;
+        const int features = ring.features_of_block(m), chunks = inputs / C::kInputs;
+        // The feature that this thread sums.
+        const int feature = tid / ROWS, of_row = tid % ROWS, at = static_cast<int>(blockIdx.x) * m.a_block + feature;
+        float scale = 1.0f;
+        if (sizeof(W) == 1 && feature < features) scale = m.scale[layer * (which == 0 ? width() : d_model()) + at];
         // Past the last row that one again, past a unit's last feature likewise: sums that are not used.
-        const T* mine = x + min(g, rows - 1) * x_stride() + warp * kProductChunk + q * 8;
-        uint4 v[CHUNKS];
+        const T* mine = x + min(g, rows - 1) * x_stride() + warp * C::kInputs + q * (C::kInputs / 4);
+        uint4 v[CHUNKS][C::kVectors];
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i) {
-            v[i] = make_uint4(0, 0, 0, 0);
-            if (warp + i * kResidentWarps < chunks) {
-                v[i] = *reinterpret_cast<const uint4*>(mine + i * kResidentWarps * kProductChunk);
+#pragma unroll
+            for (int j = 0; j < C::kVectors; ++j) {
+                v[i][j] = make_uint4(0, 0, 0, 0);
+                if (warp + i * kResidentWarps < chunks) v[i][j] = *reinterpret_cast<const uint4*>(mine + i * ROUND + j * 8);
             }
         }
-        constexpr int PIECE = kResidentWarps * kProductChunk * sizeof(T);  // bytes from one of a warp's chunks to the next
+        constexpr int PIECE = kResidentWarps * kChunkBytes;  // from one of a warp's chunks to the next
         const bool wide = unit_features > 8;
         float* line = partial + (g * ROWS + 2 * q) * kPartialLine + warp;
         for (int first = 0; first < features; first += unit_features, line += unit_features * ROWS * kPartialLine) {
             const int last = min(unit_features, features - first) - 1;
-            const unsigned char* unit = ring.units + place * kUnitBytes + warp * (kProductChunk * sizeof(T)) + q * 16;
+            const unsigned char* unit = ring.units + place * kUnitBytes + warp * kChunkBytes + q * 16;
             const unsigned char *upper = unit + min(g, last) * line_bytes, *lower = unit + min(g + 8, last) * line_bytes;
             float sum[4] = {}, more[4] = {};
             barrier_wait(ring.full + place, parity);
@@ -175,9 +185,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 const uint4 u = *reinterpret_cast<const uint4*>(upper + i * PIECE);
                 uint4 l = u;
                 if (wide) l = *reinterpret_cast<const uint4*>(lower + i * PIECE);
-                const unsigned low[4] = {u.x, l.x, u.y, l.y}, high[4] = {u.z, l.z, u.w, l.w};
-                mma<T>(sum, low, v[i].x, v[i].y);
-                mma<T>(more, high, v[i].z, v[i].w);
+                C::multiply(u, l, v[i], sum, more);
             }
             __syncwarp();
             if (lane == 0) barrier_arrive(ring.empty + place);
@@ -191,7 +199,6 @@ struct Resident : Sizes<WIDTH, EXACT> {
             }
         }
         barrier();
-        const int feature = tid / ROWS, of_row = tid % ROWS;
         float total = 0.0f;
         if (feature < features && of_row < rows) {
             const float* from = partial + tid * kPartialLine;
@@ -199,8 +206,8 @@ struct Resident : Sizes<WIDTH, EXACT> {
 #pragma unroll
             for (int i = 0; i < kResidentWarps; ++i) part[i % 4] += from[i];
             total = (part[0] + part[1]) + (part[2] + part[3]);
+            if (sizeof(W) == 1) total *= scale;
         }
-        const int at = static_cast<int>(blockIdx.x) * m.a_block + feature;
         if (which == 0) {
             if (feature < features && of_row < rows) send(to + of_row * width() + at, total, layer);
         } else {
@@ -317,14 +324,14 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 if (warp * LINES + i < line_count && (EXACT || lane * 4 < d_state())) held[i] = load_quad(at + i * d_state());
             }
             norm(layer);
-            const float newest = multiply<WIDTH>(0, layer, a.zxbcdt);
+            const float newest = multiply<256 * WIDTH>(0, layer, a.zxbcdt);
             convolve(layer, A, D, dt_bias);
             barrier();
             update_lines(layer, held);
             gated_norm(layer);
             // All of y is there, so every block is done with the old windows.
             if (makes) made.move_on(*this, layer, newest);
-            multiply<2 * WIDTH>(1, layer, a.hidden);
+            multiply<512 * WIDTH>(1, layer, a.hidden);
         }
         float2 gate[HALF];
         load_pairs(p.modulation + ((row + 1) * 3 * p.layers - 1) * d_model() + col, model_count, gate);
@@ -337,7 +344,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 };
 
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(const ResidentArgs a) {
     AIM_DYNAMIC_SMEM(smem);
     const ResidentLayout at = layout_of(a, a.units);
@@ -346,9 +353,9 @@ __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(cons
     ring.init(a.units);
     __syncthreads();
     if (threadIdx.x >= kResidentThreads) {
-        ring.fetch<__half>(a, static_cast<int>(threadIdx.x) % 32);
+        ring.fetch<W>(a, static_cast<int>(threadIdx.x) % 32);
     } else {
-        Resident<S, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
+        Resident<S, W, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
     }
 }
 
