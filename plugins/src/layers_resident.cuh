@@ -26,9 +26,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     static constexpr int ROW_THREADS = kResidentThreads / ROWS;
     static constexpr int STEP = 2 * ROW_THREADS;           // from one of a thread's pairs to the next
     static constexpr DType kStateType = sizeof(S) == 2 ? DType::kFloat16 : DType::kFloat32;
-    struct alignas(4 * sizeof(S)) Quad {
-        S of[4];
-    };
+    using Quad = Raw4<S>;
 
     const Mamba2LayersParams& p;
     const int tid, warp, lane, rows;
@@ -177,24 +175,28 @@ struct Resident : Sizes<WIDTH, EXACT> {
             const int last = min(unit_features, features - first) - 1;
             const unsigned char* unit = ring.units + place * kUnitBytes + warp * kChunkBytes + q * 16;
             const unsigned char *upper = unit + min(g, last) * line_bytes, *lower = unit + min(g + 8, last) * line_bytes;
-            float sum[4] = {}, more[4] = {};
+            // Four sums side by side: a product waits for the one before it in its sum.
+            float sums[2][2][4] = {}, sum[4];
             barrier_wait(ring.full + place, parity);
 #pragma unroll
             for (int i = 0; i < CHUNKS; ++i) {
-                if (warp + i * kResidentWarps >= chunks) break;
+                // Without a branch where there is none to leave out: the loads of a unit then go out together.
+                if ((i + 1) * kResidentWarps > chunks && warp + i * kResidentWarps >= chunks) break;
                 const uint4 u = *reinterpret_cast<const uint4*>(upper + i * PIECE);
                 uint4 l = u;
                 if (wide) l = *reinterpret_cast<const uint4*>(lower + i * PIECE);
-                C::multiply(u, l, v[i], sum, more);
+                C::multiply(u, l, v[i], sums[i % 2][0], sums[i % 2][1]);
             }
             __syncwarp();
             if (lane == 0) barrier_arrive(ring.empty + place);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[i] = (sums[0][0][i] + sums[0][1][i]) + (sums[1][0][i] + sums[1][1][i]);
             if (++place == a.units) place = 0, parity ^= 1;
             if (2 * q < ROWS) {
-                if (g <= last) line[0] = sum[0] + more[0], line[kPartialLine] = sum[1] + more[1];
+                if (g <= last) line[0] = sum[0], line[kPartialLine] = sum[1];
                 if (wide && g + 8 <= last) {
-                    line[8 * ROWS * kPartialLine] = sum[2] + more[2];
-                    line[(8 * ROWS + 1) * kPartialLine] = sum[3] + more[3];
+                    line[8 * ROWS * kPartialLine] = sum[2];
+                    line[(8 * ROWS + 1) * kPartialLine] = sum[3];
                 }
             }
         }
@@ -243,7 +245,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 
     __device__ __forceinline__ Quad load_quad(int at) const {
-        return *reinterpret_cast<const Quad*>(static_cast<const S*>(p.ssm_state_in) + at);
+        return Quad::load(static_cast<const S*>(p.ssm_state_in) + at);
     }
 
     __device__ __forceinline__ void update_lines(int layer, const Quad (&held)[LINES]) {
@@ -266,9 +268,10 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 // Past the last line its inputs are any number, and what follows from them is not kept.
                 const LineInput in = lines[first_of + first + i];
                 float state[4];
+                held[first + i].unpack(state);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    state[k] = fmaf(in.decay, to_float(held[first + i].of[k]), in.dt_x * bs[k]);
+                    state[k] = fmaf(in.decay, state[k], in.dt_x * bs[k]);
                     sum[i] = fmaf(state[k], cs[k], sum[i]);
                 }
                 if (state_kept && inside && first_of + first + i < line_count) {
