@@ -310,6 +310,9 @@ Mamba2LayersParams convert(const aim_mamba2_layers_params& from) {
     to.dt_bias = from.dt_bias;
     to.gated_norm_weight = from.gated_norm_weight;
     to.out_proj = from.out_proj;
+    to.weight_bits = from.weight_bits;
+    to.in_proj_scale = from.in_proj_scale;
+    to.out_proj_scale = from.out_proj_scale;
     to.conv_state_in = from.conv_state_in;
     to.conv_state_out = from.conv_state_out;
     to.ssm_state_in = from.ssm_state_in;

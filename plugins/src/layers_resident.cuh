@@ -6,14 +6,17 @@
 
 #include "launch.cuh"
 #include "layers_parts.cuh"
+#include "layers_product.cuh"
 
 namespace aim_kernels {
 namespace detail {
 
-// WIDTH: d_model over 256, rounded up; d_inner is no more than twice that. ROWS: those of the call, or more.
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+// S: of the states. W: of in_proj and out_proj. WIDTH: d_model over 256, rounded up; d_inner is no more than twice that.
+// ROWS: those of the call, or more.
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 struct Resident : Sizes<WIDTH, EXACT> {
     using T = __half;
+    using C = Chunk<W>;
     using Base = Sizes<WIDTH, EXACT>;
     using Base::d_conv, Base::d_inner, Base::d_model, Base::d_state, Base::conv_dim, Base::headdim, Base::nheads;
     using Base::a, Base::width, Base::x_stride;
@@ -23,9 +26,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     static constexpr int ROW_THREADS = kResidentThreads / ROWS;
     static constexpr int STEP = 2 * ROW_THREADS;           // from one of a thread's pairs to the next
     static constexpr DType kStateType = sizeof(S) == 2 ? DType::kFloat16 : DType::kFloat32;
-    struct alignas(4 * sizeof(S)) Quad {
-        S of[4];
-    };
+    using Quad = Raw4<S>;
 
     const Mamba2LayersParams& p;
     const int tid, warp, lane, rows;
@@ -142,56 +143,64 @@ struct Resident : Sizes<WIDTH, EXACT> {
         barrier();
     }
 
-    // This block's features of x W^T, to everyone. Returns the one that this thread summed. CHUNKS: of 32 inputs, a warp's.
-    template <int CHUNKS>
+    // This block's features of x W^T, to everyone. Returns the one that this thread summed. MOST: inputs, at most.
+    template <int MOST>
     __device__ __forceinline__ float multiply(int which, int layer, Word* to) {
         const Product& m = a.product[which];
-        const int line_bytes = EXACT ? (which == 0 ? d_model() : d_inner()) * 2 + 64 : m.line;
+        constexpr int ROUND = kResidentWarps * C::kInputs, CHUNKS = (MOST + ROUND - 1) / ROUND;  // a warp's, at most
+        const int inputs = which == 0 ? d_model() : d_inner();
+        const int line_bytes = EXACT ? inputs * static_cast<int>(sizeof(W)) + 64 : m.line;
         const int unit_features = EXACT && kUnitBytes / line_bytes < 16 ? kUnitBytes / line_bytes : EXACT ? 16 : m.a_unit;
         const int g = lane / 4, q = lane % 4;
-        const int features = ring.features_of_block(m), chunks = (which == 0 ? d_model() : d_inner()) / kProductChunk;
+        const int features = ring.features_of_block(m), chunks = inputs / C::kInputs;
+        // The feature that this thread sums.
+        const int feature = tid / ROWS, of_row = tid % ROWS, at = static_cast<int>(blockIdx.x) * m.a_block + feature;
+        float scale = 1.0f;
+        if (sizeof(W) == 1 && feature < features) scale = m.scale[layer * (which == 0 ? width() : d_model()) + at];
         // Past the last row that one again, past a unit's last feature likewise: sums that are not used.
-        const T* mine = x + min(g, rows - 1) * x_stride() + warp * kProductChunk + q * 8;
-        uint4 v[CHUNKS];
+        const T* mine = x + min(g, rows - 1) * x_stride() + warp * C::kInputs + q * (C::kInputs / 4);
+        uint4 v[CHUNKS][C::kVectors];
 #pragma unroll
         for (int i = 0; i < CHUNKS; ++i) {
-            v[i] = make_uint4(0, 0, 0, 0);
-            if (warp + i * kResidentWarps < chunks) {
-                v[i] = *reinterpret_cast<const uint4*>(mine + i * kResidentWarps * kProductChunk);
+#pragma unroll
+            for (int j = 0; j < C::kVectors; ++j) {
+                v[i][j] = make_uint4(0, 0, 0, 0);
+                if (warp + i * kResidentWarps < chunks) v[i][j] = *reinterpret_cast<const uint4*>(mine + i * ROUND + j * 8);
             }
         }
-        constexpr int PIECE = kResidentWarps * kProductChunk * sizeof(T);  // bytes from one of a warp's chunks to the next
+        constexpr int PIECE = kResidentWarps * kChunkBytes;  // from one of a warp's chunks to the next
         const bool wide = unit_features > 8;
         float* line = partial + (g * ROWS + 2 * q) * kPartialLine + warp;
         for (int first = 0; first < features; first += unit_features, line += unit_features * ROWS * kPartialLine) {
             const int last = min(unit_features, features - first) - 1;
-            const unsigned char* unit = ring.units + place * kUnitBytes + warp * (kProductChunk * sizeof(T)) + q * 16;
+            const unsigned char* unit = ring.units + place * kUnitBytes + warp * kChunkBytes + q * 16;
             const unsigned char *upper = unit + min(g, last) * line_bytes, *lower = unit + min(g + 8, last) * line_bytes;
-            float sum[4] = {}, more[4] = {};
+            // Four sums side by side: a product waits for the one before it in its sum.
+            float sums[2][2][4] = {}, sum[4];
             barrier_wait(ring.full + place, parity);
 #pragma unroll
             for (int i = 0; i < CHUNKS; ++i) {
-                if (warp + i * kResidentWarps >= chunks) break;
+                // Without a branch where there is none to leave out: the loads of a unit then go out together.
+                if ((i + 1) * kResidentWarps > chunks && warp + i * kResidentWarps >= chunks) break;
                 const uint4 u = *reinterpret_cast<const uint4*>(upper + i * PIECE);
                 uint4 l = u;
                 if (wide) l = *reinterpret_cast<const uint4*>(lower + i * PIECE);
-                const unsigned low[4] = {u.x, l.x, u.y, l.y}, high[4] = {u.z, l.z, u.w, l.w};
-                mma<T>(sum, low, v[i].x, v[i].y);
-                mma<T>(more, high, v[i].z, v[i].w);
+                C::multiply(u, l, v[i], sums[i % 2][0], sums[i % 2][1]);
             }
             __syncwarp();
             if (lane == 0) barrier_arrive(ring.empty + place);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sum[i] = (sums[0][0][i] + sums[0][1][i]) + (sums[1][0][i] + sums[1][1][i]);
             if (++place == a.units) place = 0, parity ^= 1;
             if (2 * q < ROWS) {
-                if (g <= last) line[0] = sum[0] + more[0], line[kPartialLine] = sum[1] + more[1];
+                if (g <= last) line[0] = sum[0], line[kPartialLine] = sum[1];
                 if (wide && g + 8 <= last) {
-                    line[8 * ROWS * kPartialLine] = sum[2] + more[2];
-                    line[(8 * ROWS + 1) * kPartialLine] = sum[3] + more[3];
+                    line[8 * ROWS * kPartialLine] = sum[2];
+                    line[(8 * ROWS + 1) * kPartialLine] = sum[3];
                 }
             }
         }
         barrier();
-        const int feature = tid / ROWS, of_row = tid % ROWS;
         float total = 0.0f;
         if (feature < features && of_row < rows) {
             const float* from = partial + tid * kPartialLine;
@@ -199,8 +208,8 @@ struct Resident : Sizes<WIDTH, EXACT> {
 #pragma unroll
             for (int i = 0; i < kResidentWarps; ++i) part[i % 4] += from[i];
             total = (part[0] + part[1]) + (part[2] + part[3]);
+            if (sizeof(W) == 1) total *= scale;
         }
-        const int at = static_cast<int>(blockIdx.x) * m.a_block + feature;
         if (which == 0) {
             if (feature < features && of_row < rows) send(to + of_row * width() + at, total, layer);
         } else {
@@ -236,7 +245,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 
     __device__ __forceinline__ Quad load_quad(int at) const {
-        return *reinterpret_cast<const Quad*>(static_cast<const S*>(p.ssm_state_in) + at);
+        return Quad::load(static_cast<const S*>(p.ssm_state_in) + at);
     }
 
     __device__ __forceinline__ void update_lines(int layer, const Quad (&held)[LINES]) {
@@ -259,9 +268,10 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 // Past the last line its inputs are any number, and what follows from them is not kept.
                 const LineInput in = lines[first_of + first + i];
                 float state[4];
+                held[first + i].unpack(state);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    state[k] = fmaf(in.decay, to_float(held[first + i].of[k]), in.dt_x * bs[k]);
+                    state[k] = fmaf(in.decay, state[k], in.dt_x * bs[k]);
                     sum[i] = fmaf(state[k], cs[k], sum[i]);
                 }
                 if (state_kept && inside && first_of + first + i < line_count) {
@@ -317,14 +327,14 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 if (warp * LINES + i < line_count && (EXACT || lane * 4 < d_state())) held[i] = load_quad(at + i * d_state());
             }
             norm(layer);
-            const float newest = multiply<WIDTH>(0, layer, a.zxbcdt);
+            const float newest = multiply<256 * WIDTH>(0, layer, a.zxbcdt);
             convolve(layer, A, D, dt_bias);
             barrier();
             update_lines(layer, held);
             gated_norm(layer);
             // All of y is there, so every block is done with the old windows.
             if (makes) made.move_on(*this, layer, newest);
-            multiply<2 * WIDTH>(1, layer, a.hidden);
+            multiply<512 * WIDTH>(1, layer, a.hidden);
         }
         float2 gate[HALF];
         load_pairs(p.modulation + ((row + 1) * 3 * p.layers - 1) * d_model() + col, model_count, gate);
@@ -337,7 +347,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 };
 
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(const ResidentArgs a) {
     AIM_DYNAMIC_SMEM(smem);
     const ResidentLayout at = layout_of(a, a.units);
@@ -346,9 +356,9 @@ __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(cons
     ring.init(a.units);
     __syncthreads();
     if (threadIdx.x >= kResidentThreads) {
-        ring.fetch<__half>(a, static_cast<int>(threadIdx.x) % 32);
+        ring.fetch<W>(a, static_cast<int>(threadIdx.x) % 32);
     } else {
-        Resident<S, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
+        Resident<S, W, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
     }
 }
 
