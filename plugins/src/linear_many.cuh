@@ -45,13 +45,41 @@ constexpr int linear_many_other(int rows, int features, int splits) {
     return kTileAlign + bytes_sent(rows, features, splits) + (2 * kMostStages + 1) * static_cast<int>(sizeof(uint64_t));
 }
 
-// A core of a warp to y: a lane has two neighbours in row `row` and in row + 8.
-template <typename T>
-__device__ __forceinline__ void write_core(const LinearParams& p, int row, int feature, const float* sum) {
-    if (feature >= p.out_features) return;  // which is in steps of 8
-    T* y = static_cast<T*>(p.y) + row * p.out_features + feature + threadIdx.x % 4 * 2;
-    if (row < p.rows) *reinterpret_cast<unsigned*>(y) = pack2<T>(sum[0], sum[1]);
-    if (row + 8 < p.rows) *reinterpret_cast<unsigned*>(y + 8 * p.out_features) = pack2<T>(sum[2], sum[3]);
+// Four cores of a warp to y, those of `first` to `last`: a lane has two neighbours of each in row `row` and in row + 8. A
+// quad exchanges them, so that its lane q has one core's eight, which is 16 bytes at once.
+template <typename T, int SIZE>
+__device__ __forceinline__ void write_cores(const LinearParams& p, int row, int feature0, const float (&sum)[SIZE],
+                                            int four, int first, int last) {
+    const int q = static_cast<int>(threadIdx.x) % 4, core = four + q, feature = feature0 + core * 8;
+    const bool mine = core >= first && core < last && feature < p.out_features;  // which is in steps of 8
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        unsigned v[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int at = 4 * (four + i) + 2 * half;
+            v[i] = at < SIZE ? pack2<T>(sum[min(at, SIZE - 2)], sum[min(at + 1, SIZE - 1)]) : 0;
+        }
+        // v[q] of lane i to be v[i] of lane q: first between neighbours, then between pairs of them.
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) {
+            const bool upper = (q & step) != 0;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if ((i & step) != 0) continue;
+                unsigned &low = v[i], &high = v[i + step];
+                const unsigned other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+                if (upper) {
+                    low = other;
+                } else {
+                    high = other;
+                }
+            }
+        }
+        if (!mine || row + half * 8 >= p.rows) continue;
+        T* y = static_cast<T*>(p.y) + (row + half * 8) * p.out_features + feature;
+        *reinterpret_cast<uint4*>(y) = make_uint4(v[0], v[1], v[2], v[3]);
+    }
 }
 
 template <typename T, int ROWS, int N>
@@ -151,9 +179,9 @@ __global__ void __launch_bounds__(LinearMany<ROWS, N>::kThreads) linear_many(con
         }
     }
 #pragma unroll
-    for (int j = 0; j < Shape::kCores; ++j) {
-        if (j < first || j >= last) continue;
-        write_core<T>(a.p, row0 + warp * 16 + lane / 4, feature0 + j * 8, sum + 4 * j);
+    for (int four = 0; four < Shape::kCores; four += 4) {
+        if (four + 4 <= first || four >= last) continue;
+        write_cores<T>(a.p, row0 + warp * 16 + lane / 4, feature0, sum, four, first, last);
     }
 #endif
 }
