@@ -2,7 +2,7 @@
 //
 // The weights are read once for every 64 rows; sums are float32 (on tensor cores for float16 and bfloat16). On sm_90a,
 // where out_features is in steps of 8 and y 16-byte aligned, more than 32 rows, or fewer with large weights, go to a
-// kernel for many rows; the same sizes always give the same bits.
+// kernel for many rows. Sums are taken in a fixed order.
 #pragma once
 
 #include "aim_kernels/common.h"
