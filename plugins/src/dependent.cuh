@@ -32,27 +32,44 @@ __device__ __forceinline__ void prefetch_to_l2(const void* from, unsigned bytes)
 #endif
 }
 
-// As launch_kernel, for kernels that call wait_for_previous in every thread that reads or writes.
+// As launch_kernel, for kernels that call wait_for_previous in every thread that reads or writes. `cluster` neighbouring
+// blocks, up to 8, are a cluster; more than one on devices of dependent_launch only.
 template <typename Args>
 Status launch_dependent(const char* op, void (*kernel)(Args), int64_t blocks, int threads, cudaStream_t stream,
-                        const Args& args) noexcept {
+                        const Args& args, size_t smem = 0, int cluster = 1) noexcept {
+#ifdef AIM_KERNELS_EMULATED
+    if (cluster > 1) {
+        return launched(op, AIM_LAUNCH_CLUSTERS(kernel, dim3(static_cast<unsigned>(blocks)),
+                                                dim3(static_cast<unsigned>(threads)), smem, stream, args, cluster));
+    }
+#elif CUDART_VERSION >= 12000
 // AIM_KERNELS_SERIAL is for measuring what the overlap is worth.
-#if !defined(AIM_KERNELS_EMULATED) && !defined(AIM_KERNELS_SERIAL) && CUDART_VERSION >= 12000
-    if (blocks <= INT32_MAX && device_info().dependent_launch) {
-        cudaLaunchAttribute attribute = {};
-        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attribute.val.programmaticStreamSerializationAllowed = 1;
+#ifdef AIM_KERNELS_SERIAL
+    constexpr bool overlaps = false;
+#else
+    constexpr bool overlaps = true;
+#endif
+    if (blocks <= INT32_MAX && (overlaps || cluster > 1) && device_info().dependent_launch) {
+        const void* function = reinterpret_cast<const void*>(kernel);
+        AIM_CHECK(launched(op, allow_shared_memory(function, smem)));
+        cudaLaunchAttribute attributes[2] = {};
+        attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[0].val.programmaticStreamSerializationAllowed = overlaps ? 1 : 0;
+        attributes[1].id = cudaLaunchAttributeClusterDimension;
+        attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+        attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3(static_cast<unsigned>(blocks));
         config.blockDim = dim3(static_cast<unsigned>(threads));
+        config.dynamicSmemBytes = smem;
         config.stream = stream;
-        config.attrs = &attribute;
-        config.numAttrs = 1;
+        config.attrs = attributes;
+        config.numAttrs = cluster > 1 ? 2 : 1;
         void* pointers[] = {const_cast<Args*>(&args)};
-        return launched(op, cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers));
+        return launched(op, cudaLaunchKernelExC(&config, function, pointers));
     }
 #endif
-    return launch_kernel(op, kernel, blocks, threads, 0, stream, args);
+    return launch_kernel(op, kernel, blocks, threads, smem, stream, args);
 }
 
 }  // namespace detail

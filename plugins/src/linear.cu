@@ -7,6 +7,7 @@
 
 #include "dependent.cuh"
 #include "device_math.cuh"
+#include "linear_many.h"
 #include "mma.cuh"
 
 namespace aim_kernels {
@@ -187,6 +188,8 @@ Status launch_plain(const LinearParams& p, cudaStream_t stream) noexcept {
 template <typename T>
 Status launch_typed(const LinearParams& p, const DeviceInfo& device, cudaStream_t stream) noexcept {
     if (!device.tensor_cores) return launch_plain<T>(p, stream);
+    const LinearManyPlan plan = plan_linear_many(p, device);
+    if (plan.rows > 0) return launch_linear_many(p, plan, stream);
     const LinearArgs args = {p, ceil_div(p.rows, kTileRows)};
     if (p.rows <= 8) return launch_few<T, 1>(args, stream);
     if (p.rows <= 16) return launch_few<T, 2>(args, stream);

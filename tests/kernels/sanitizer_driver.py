@@ -98,6 +98,10 @@ LINEARS = [
     test_linear.BASE.but(dtype=dtype, rows=rows, in_features=k, out_features=19)
     for dtype in (FLOAT32, FLOAT16, BFLOAT16)
     for rows, k in ((2, 40), (9, 1000), (2, 3080), (20, 800), (70, 96))
+] + [
+    test_linear.BASE.but(dtype=dtype, rows=rows, in_features=k, out_features=out)
+    for dtype in (FLOAT16, BFLOAT16)
+    for rows, k, out in ((70, 712, 40), (40, 3072, 32), (130, 200, 3352))
 ]
 
 GROUP_NORMS = [

@@ -42,8 +42,21 @@ FACTORS: list[dict[str, Any]] = [
     *({"in_features": value} for value in (8, 40, 1000, 1536, 1544, 3072, 4104)),
     *({"in_features": value, "rows": 20} for value in (384, 392, 800)),
     *({"out_features": value} for value in (1, 7, 8, 9, 15, 16, 17, 3352)),
+    # More rows than a few: without the kernel of sm_90a, which takes features by eight, and with it.
+    *({"rows": value, "in_features": 96, "out_features": 41} for value in (17, 33, 65, 150)),
+    *({"rows": value, "in_features": 200, "out_features": 264} for value in (17, 65, 100, 127, 129)),
+    *({"rows": 65, "in_features": 768, "out_features": value} for value in (8, 56)),
+    {"rows": 200, "in_features": 1536, "out_features": 48},
+    {"rows": 33, "in_features": 3072, "out_features": 32},
     {"rows": 128, "in_features": 1536, "out_features": 768},
     {"rows": 512, "in_features": 768, "out_features": 3352},
+    # AiM-B's and AiM-XL's projections and heads.
+    *({"rows": value, "in_features": 768, "out_features": 3352} for value in (17, 65, 100, 127, 128, 129)),
+    *({"rows": value, "in_features": 1536, "out_features": 768} for value in (17, 64, 256, 512)),
+    *({"rows": value, "in_features": 1536, "out_features": 6448} for value in (64, 128, 512)),
+    *({"rows": value, "in_features": 3072, "out_features": 1536} for value in (32, 128, 256)),
+    {"rows": 64, "in_features": 768, "out_features": 16384},
+    {"rows": 256, "in_features": 1536, "out_features": 16384},
 ]
 CASES = [BASE.but(dtype=dtype, **factor) for factor in FACTORS for dtype in (FLOAT32, FLOAT16, BFLOAT16)]
 

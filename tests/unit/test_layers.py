@@ -195,7 +195,8 @@ PLUGIN_FOLDERS: dict[str, tuple[str, ...]] = {
 }
 ALSO_OWN = {"capi": "src", "tensorrt": "operators", "onnxruntime": "operators"}
 SOURCES = (".h", ".hpp", ".cuh", ".cu", ".cpp", ".cc", ".inl")
-FROM_ELSEWHERE = {"emulated_bulk.h", "emulated_mma.h"}  # the tests' CPU emulator compiles src/ with its own
+# The tests' CPU emulator compiles src/ with its own.
+FROM_ELSEWHERE = {"emulated_bulk.h", "emulated_cluster.h", "emulated_mma.h", "emulated_tile.h"}
 
 
 def include_breaches(plugins: Path) -> tuple[list[str], int]:

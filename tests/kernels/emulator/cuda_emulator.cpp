@@ -14,6 +14,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t kStack = 64 * 1024;
+constexpr size_t kSmemAlign = 1024;
 
 struct Fiber {
     ucontext_t context;
@@ -41,6 +42,7 @@ std::vector<Block> g_blocks;
 std::vector<int> g_runnable;
 const std::function<void()>* g_thread = nullptr;
 int g_current = 0, g_threads = 1, g_live = 0;
+int g_at_cluster_barrier = 0;
 uint32_t g_random = 2463534242u;
 
 uint32_t draw() {
@@ -88,10 +90,11 @@ void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
     while (static_cast<int>(g_fibers.size()) < fibers) g_fibers.push_back(std::make_unique<Fiber>());
     g_threads = threads;
     g_live = fibers;
+    g_at_cluster_barrier = 0;
     g_blocks.resize(blocks);
     for (Block& block : g_blocks) {
         // NaN in every type: what no thread wrote must not look like a number.
-        block.smem.assign(smem + 16, 0xff);
+        block.smem.assign(smem + kSmemAlign, 0xff);
         block.live = threads;
         block.at_barrier = 0;
         for (auto& waiting : block.at_named) waiting.clear();
@@ -126,11 +129,23 @@ void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
     }
 }
 
+unsigned char* smem_of(Block& block) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(block.smem.data());
+    return reinterpret_cast<unsigned char*>((address + kSmemAlign - 1) / kSmemAlign * kSmemAlign);
+}
+
 }  // namespace
 
-unsigned char* dynamic_smem() {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(block_of(g_current).smem.data());
-    return reinterpret_cast<unsigned char*>((address + 15) / 16 * 16);
+unsigned char* dynamic_smem() { return smem_of(block_of(g_current)); }
+
+void cluster_arrive() { ++g_at_cluster_barrier; }
+
+void cluster_wait() {
+    while (g_at_cluster_barrier < g_threads * static_cast<int>(g_blocks.size())) yield();
+}
+
+void* of_block(const void* pointer, int rank) {
+    return smem_of(g_blocks[rank]) + (static_cast<const unsigned char*>(pointer) - dynamic_smem());
 }
 
 cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem, unsigned together) {
@@ -218,6 +233,7 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t)
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
     attributes->ptxVersion = attributes->binaryVersion = 90;
+    attributes->sharedSizeBytes = sizeof(int);  // as the probe of sm_90a has
     return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }

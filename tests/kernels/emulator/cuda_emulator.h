@@ -23,13 +23,17 @@
 
 #undef __shared__
 #undef __launch_bounds__
+#undef __grid_constant__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define AIM_DYNAMIC_SMEM(name) unsigned char* name = emulator::dynamic_smem()
 #define AIM_LAUNCH(kernel, grid, block, smem, stream, args) \
     ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem, 1))
 #define AIM_LAUNCH_TOGETHER(kernel, grid, block, smem, stream, args) \
     ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem, grid.x))
+#define AIM_LAUNCH_CLUSTERS(kernel, grid, block, smem, stream, args, cluster) \
+    ((void)(stream), emulator::launch([&] { kernel(args); }, grid, block, smem, cluster))
 
 extern dim3 blockDim, gridDim;
 extern uint3 blockIdx, threadIdx;  // the scheduler sets both when it switches fibers
@@ -41,6 +45,10 @@ unsigned char* dynamic_smem();
 cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem, unsigned together);
 int blocks_together(int sm_count);  // of such a kernel: few, for every thread takes a stack
 void yield();                       // in a loop that waits for another block
+// Of all threads that run together, once a kernel; and where another of their blocks has what this one has at `pointer`.
+void cluster_arrive();
+void cluster_wait();
+void* of_block(const void* pointer, int rank);
 void block_barrier();
 void named_barrier(int id, int threads);
 // Every lane of a warp calls this; the last to arrive runs `together` over all lanes' arguments.

@@ -53,10 +53,11 @@ inline void barrier_wait(uint64_t* barrier, unsigned parity) {
     }
 }
 
-inline void copy_bulk(void* target, const void* source, unsigned bytes, uint64_t* barrier) {
+// Runs `copy`, whose bytes the barrier counts, now or late.
+inline void bring(uint64_t* barrier, unsigned bytes, std::function<void()> copy) {
     EmulatedBarrier& b = emulated_barriers().at(barrier);
-    const auto land = [=, &b] {
-        std::memcpy(target, source, bytes);
+    const auto land = [bytes, &b, copy = std::move(copy)] {
+        copy();
         b.bytes -= bytes;
         b.turn();
     };
@@ -65,6 +66,10 @@ inline void copy_bulk(void* target, const void* source, unsigned bytes, uint64_t
         if (before) before();
         land();
     };
+}
+
+inline void copy_bulk(void* target, const void* source, unsigned bytes, uint64_t* barrier) {
+    bring(barrier, bytes, [=] { std::memcpy(target, source, bytes); });
 }
 
 template <int ID, int THREADS>
