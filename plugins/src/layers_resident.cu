@@ -1,4 +1,4 @@
-// mamba2_layers for few rows: what the kernel can take, how its work is divided, and its launch.
+// mamba2_layers and mamba2_step for few rows: what the kernel can take, how its work is divided, and its launch.
 #include "layers_resident.cuh"
 
 namespace aim_kernels {
@@ -28,9 +28,13 @@ Product divide(const void* weight, int features, int inputs, int blocks) noexcep
     return m;
 }
 
-ResidentArgs arguments(const Mamba2LayersParams& p, int blocks) noexcept {
+ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int blocks) noexcept {
     ResidentArgs a;
     a.p = p;
+    if (ends != nullptr) {
+        a.ends = *ends;
+        a.head = divide(ends->table, ends->vocab_size, p.d_model, blocks);
+    }
     a.d_inner = p.nheads * p.headdim;
     a.conv_dim = a.d_inner + 2 * p.ngroups * p.d_state;
     const int width = a.d_inner + a.conv_dim + p.nheads;
@@ -97,10 +101,10 @@ Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_
 
 }  // namespace
 
-bool resident_fits(const Mamba2LayersParams& p, const DeviceInfo& device) noexcept {
+bool resident_fits(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device) noexcept {
     if (p.dtype != DType::kFloat16 || !device.dependent_launch || !device.cooperative || p.rows > kMostRows) return false;
     if (p.ngroups != 1 || p.d_state > 128 || p.conv_state_dtype != p.ssm_state_dtype) return false;
-    const ResidentArgs a = arguments(p, blocks_of(device));
+    const ResidentArgs a = arguments(p, ends, blocks_of(device));
     const int64_t state = p.rows * p.layers * static_cast<int64_t>(a.d_inner) * p.d_state;
     const bool whole_chunks = p.d_model % kProductChunk == 0 && a.d_inner % kProductChunk == 0;
     return whole_chunks && a.product[0].a_unit > 0 && a.product[1].a_unit > 0 && state <= kMostElements && width_of(a) <= kMostWidth &&
@@ -116,9 +120,10 @@ size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
     return static_cast<size_t>(p.rows * words) * sizeof(Word);
 }
 
-Status launch_resident(const Mamba2LayersParams& p, const DeviceInfo& device, cudaStream_t stream) noexcept {
+Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device,
+                       cudaStream_t stream) noexcept {
     AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
-    ResidentArgs a = arguments(p, blocks_of(device));
+    ResidentArgs a = arguments(p, ends, blocks_of(device));
     a.units = units_of(a, device);
     return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half>(a, device, stream)
                                                 : launch_typed<float>(a, device, stream);
