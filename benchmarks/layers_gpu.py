@@ -1,13 +1,15 @@
 """What mamba2_layers takes, the layers of a decoding step in one call, in its two forms.
 
-    AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/layers_gpu.py [PRESET...]
+    AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/layers_gpu.py [PRESET...] [ROWS...]
 
-float16, states float16; weights and states of each layer their own. A call is replayed as a CUDA graph: the median of 5
-times 40 replays. The floor is the bytes of weights and states over the bandwidth of a copy in this run.
+float16, and its weights as int8; states float16; weights and states of each layer their own. A call is replayed as a
+CUDA graph: the median of 5 times 40 replays. The floor is the bytes of weights and states over the bandwidth of a copy
+in this run.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -29,7 +31,7 @@ ROWS = (2, 4, 8, 16, 128)
 class Layers:
     """A preset's weights and the buffers of `rows` rows."""
 
-    def __init__(self, library: Library, preset: str, rows: int) -> None:
+    def __init__(self, library: Library, preset: str, rows: int, int8: bool) -> None:
         d_model, layers = PRESETS[preset]
         d_inner = 2 * d_model
         nheads, conv_dim = d_inner // HEADDIM, d_inner + 2 * D_STATE
@@ -47,6 +49,13 @@ class Layers:
         }
         self.weights = [torch.empty(layers, width, d_model, dtype=HALF, device="cuda").normal_(0, d_model**-0.5)]
         self.weights.append(torch.empty(layers, d_model, d_inner, dtype=HALF, device="cuda").normal_(0, d_inner**-0.5))
+        if int8:
+            scales = [weight.float().abs().amax(2) / 127 for weight in self.weights]
+            self.weights = [
+                (weight / scale[..., None]).round().to(torch.int8)
+                for weight, scale in zip(self.weights, scales, strict=True)
+            ]
+            held |= dict(zip(("in_proj_scale", "out_proj_scale"), scales, strict=True))
         self.conv = torch.zeros(rows, layers, conv_dim, D_CONV - 1, dtype=HALF, device="cuda")
         self.ssm = torch.zeros(rows, layers, nheads, HEADDIM, D_STATE, dtype=HALF, device="cuda")
         self.out = torch.empty(rows, d_model, device="cuda")
@@ -54,7 +63,8 @@ class Layers:
         states = (self.conv.data_ptr(), self.ssm.data_ptr())
         self.params = Mamba2LayersParams(
             rows=rows, layers=layers, d_model=d_model, nheads=nheads, headdim=HEADDIM, d_state=D_STATE, ngroups=1,
-            d_conv=D_CONV, dtype=FLOAT16, conv_state_dtype=FLOAT16, ssm_state_dtype=FLOAT16, eps=1e-5,
+            d_conv=D_CONV, dtype=FLOAT16, weight_bits=8 if int8 else 0, conv_state_dtype=FLOAT16,
+            ssm_state_dtype=FLOAT16, eps=1e-5,
             in_proj=self.weights[0].data_ptr(), out_proj=self.weights[1].data_ptr(), conv_state_in=states[0],
             conv_state_out=states[0], ssm_state_in=states[1], ssm_state_out=states[1],
             residual_out=self.out.data_ptr(), **{name: tensor.data_ptr() for name, tensor in held.items()},
@@ -91,19 +101,20 @@ def main() -> None:
     bandwidth = max(copy_bandwidth().values())
     sys.stdout.write(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s\n")
     library = Library(Path(os.environ["AIM_KERNELS_LIBRARY"]))
-    for preset in sys.argv[1:] or PRESETS:
-        for rows in ROWS:
-            layers = Layers(library, preset, rows)
-            floor = 1e6 * layers.bytes / bandwidth
-            us = layers.microseconds()
-            form = "resident" if library.resident(layers.params) else "chain"
-            sys.stdout.write(
-                f"AiM-{preset}, {rows} rows: {us:.1f} us ({us / floor:.2f} x floor {floor:.1f}), {form}, a layer "
-                f"{us / PRESETS[preset][1]:.2f}\n"
-            )
-            sys.stdout.flush()
-            del layers
-            torch.cuda.empty_cache()
+    asked = [int(word) for word in sys.argv[1:] if word.isdigit()] or ROWS
+    presets = [word for word in sys.argv[1:] if not word.isdigit()] or list(PRESETS)
+    for preset, rows, int8 in itertools.product(presets, asked, (False, True)):
+        layers = Layers(library, preset, rows, int8)
+        floor = 1e6 * layers.bytes / bandwidth
+        us = layers.microseconds()
+        form = "resident" if library.resident(layers.params) else "chain"
+        sys.stdout.write(
+            f"AiM-{preset}, {rows} rows, {'int8' if int8 else 'float16'}: {us:.1f} us ({us / floor:.2f} x floor "
+            f"{floor:.1f}), {form}, a layer {us / PRESETS[preset][1]:.2f}\n"
+        )
+        sys.stdout.flush()
+        del layers
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def export(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="int8 or int4: the projections and the head as integers; plugin-fused in float16 only.",
+            help="int8 or int4: projections and head as integers; float16, plugin-fused or, int8, plugin-layers.",
             show_default="as --precision",
         ),
     ] = None,

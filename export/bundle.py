@@ -68,8 +68,8 @@ def export_bundle(
             those two. What `validate` proposes where half precision breaks a gate.
         lazy_states: a history of the last tokens lies beside each ssm_state, which is read and written seldom: fewer
             bytes a step where rows are many; only with the lowering "plugin-fused" of a Mamba-2 model.
-        weights: "int8" or "int4": in_proj, out_proj and the head as integers; only with the lowering "plugin-fused"
-            in float16. None: in `precision`.
+        weights: "int8" or "int4": in_proj, out_proj and the head as integers; only in float16 with the lowering
+            "plugin-fused" or, int8, "plugin-layers". None: in `precision`.
         overwrite: replace a bundle that is there.
         policy: usage policy (`UsagePolicy`) that the bundle carries as policy.json: a JSON file, or its content.
         progress: called with (what, done, total) as graphs are written.

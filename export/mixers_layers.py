@@ -1,6 +1,7 @@
 """All layers of a step as one operator, `Mamba2Layers`; the scan graph as `Plugin`'s.
 
-Weights and states of the layers are stacked: one tensor each, the layer its first dimension (after the rows).
+With int8 weights it is `Mamba2LayersQuantized`, and the scan graph's products are `LinearQuantized`. Weights and
+states of the layers are stacked: one tensor each, the layer its first dimension (after the rows).
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import onnx_ir as ir
 from aim_edge.aim.config import AimConfig
 
 from .builder import GraphBuilder
-from .mixers import Primitive, Triple
-from .mixers_plugin import PluginFused, call_operator, linear_body, step_body
+from .mixers import Pair, Primitive, Triple
+from .mixers_plugin import PluginFused, call_operator, linear_body, linear_quantized_body, step_body
 
 EPS = 1e-5  # the operator has one for both of its norms
 
@@ -27,6 +28,9 @@ _WEIGHTS = (
     ("gated_norm_weight", "mixer.norm.weight"),
     ("out_proj", "mixer.out_proj.weight"),
 )
+
+_PRODUCTS = ("in_proj", "out_proj")
+_LAYERS = "backbone.layers."
 
 
 def check_layers(config: AimConfig) -> None:
@@ -50,14 +54,22 @@ class PluginLayers(PluginFused):
     ) -> Triple:
         """From residual (rows, d_model), modulation (rows, 3 n_layer, d_model) and stacked states: all but it."""
         config = self.config
-        weights = [self._stacked(name, parameter) for name, parameter in _WEIGHTS]
+        weights, scales = [], []
+        for name, parameter in _WEIGHTS:
+            if name in _PRODUCTS and self._quantised:
+                words, scale = self.weights.stacked_codes(config.n_layer, parameter)
+                weights.append(words)
+                scales.append(scale)
+            else:
+                weights.append(self._stacked(name, parameter))
+        operator = "Mamba2LayersQuantized" if scales else "Mamba2Layers"
 
         def body(g: GraphBuilder, *inputs: ir.Value) -> tuple[ir.Value, ...]:
             return _body(Primitive(g, self.weights, config, False, self.state_dtype), inputs)
 
         out, conv_state, ssm_state = call_operator(
-            self.builder, self.functions, "Mamba2Layers", (residual, modulation, *weights, conv_state, ssm_state), body,
-            outputs=3,
+            self.builder, self.functions, operator,
+            (residual, modulation, *weights, conv_state, ssm_state, *scales), body, outputs=3,
             nheads=config.nheads, headdim=config.headdim, d_state=config.d_state, ngroups=config.ngroups,
             d_conv=config.d_conv, eps=EPS, has_active=0,
         )  # fmt: skip
@@ -65,13 +77,27 @@ class PluginLayers(PluginFused):
 
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """Of the scan graph: a layer of the stack, so that it is stored once."""
+        if self._quantised:
+            return self.linear_quantized(x, f"{prefix}.weight")
         g = self.builder
-        layer, name = prefix.removeprefix("backbone.layers.").split(".", 1)
+        layer, name = prefix.removeprefix(_LAYERS).split(".", 1)
         kind = name.removeprefix("mixer.")
         stacked = self._stacked(kind, f"{name}.weight")
         y = g.op("MatMul", x, g.transpose(g.layer(stacked, int(layer), 0), 1, 0))
         bias = f"{prefix}.bias"
         return g.op("Add", y, self.weights.stored(bias)) if self.weights.has(bias) else y
+
+    def codes(self, name: str) -> Pair:
+        if not name.startswith(_LAYERS):
+            return super().codes(name)
+        g = self.builder
+        layer, parameter = name.removeprefix(_LAYERS).split(".", 1)
+        words, scale = self.weights.stacked_codes(self.config.n_layer, parameter)
+        return g.layer(words, int(layer), 0), g.unsqueeze(g.layer(scale, int(layer), 0), 1)
+
+    @property
+    def _quantised(self) -> bool:
+        return bool(self.weights.quantised)
 
     def _stacked(self, name: str, parameter: str) -> ir.Value:
         config = self.config
@@ -84,7 +110,7 @@ class PluginLayers(PluginFused):
             "gated_norm_weight": (config.d_inner,),
             "out_proj": (config.d_model, config.d_inner),
         }
-        dtype = self.builder.precision if name in ("in_proj", "out_proj") else "float32"
+        dtype = self.builder.precision if name in _PRODUCTS else "float32"
         shape = shapes.get(name, (config.nheads,))
         return self.weights.stacked(config.n_layer, parameter, dtype, shape, decay=name == "A")
 
@@ -92,17 +118,23 @@ class PluginLayers(PluginFused):
 def _body(p: Primitive, inputs: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
     """The layers one after another, by the other operators' bodies."""
     g, config = p.builder, p.config
-    residual, modulation, *weights, conv_state, ssm_state = inputs
+    residual, modulation, *weights = inputs[:11]
+    conv_state, ssm_state, *scales = inputs[11:]
     conv: list[ir.Value] = []
     ssm: list[ir.Value] = []
     for i in range(config.n_layer):
         shift, scale, gate = (g.layer(modulation, 3 * i + k, 1) for k in range(3))
         norm, in_proj, conv_weight, conv_bias, a, d, dt_bias, gated_norm, out_proj = (g.layer(w, i, 0) for w in weights)
         x = g.op("Mul", g.rms_norm(residual, norm, EPS), g.op("Add", scale, g.const(1.0, "float32")))
-        (zxbcdt,) = linear_body(g, g.act(g.op("Add", x, shift)), in_proj)
+        of_layer = [g.unsqueeze(g.layer(scale, i, 0), 1) for scale in scales]
+
+        def product(x: ir.Value, weight: ir.Value, *scale: ir.Value) -> ir.Value:
+            return (linear_quantized_body(p, x, weight, *scale) if scale else linear_body(g, x, weight))[0]
+
+        zxbcdt = product(g.act(g.op("Add", x, shift)), in_proj, *of_layer[:1])
         states = g.layer(conv_state, i, 1), g.layer(ssm_state, i, 1)
         y, *new = step_body(p, zxbcdt, conv_weight, conv_bias, a, d, dt_bias, gated_norm, *states)
-        (hidden,) = linear_body(g, y, out_proj)
+        hidden = product(y, out_proj, *of_layer[1:])
         residual = g.op("Add", residual, g.op("Mul", g.core(hidden), gate))
         for kept, state in zip((conv, ssm), new, strict=True):
             kept.append(g.unsqueeze(state, 1))

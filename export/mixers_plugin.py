@@ -155,7 +155,7 @@ class PluginFused(Plugin):
         g, held = self.builder, self.weights.quantised[name]
         outputs, inputs = held.codes.shape
         rows = g.reshape(x, -1, inputs) if self.sequence else x
-        weight, scale = self.weights.codes(name)
+        weight, scale = self.codes(name)
         attributes = {"bits": held.bits, "group_size": held.group_size}
         y = self._call("LinearQuantized", rows, weight, scale, outputs=1, **attributes)[0]
         if not self.sequence:
@@ -163,6 +163,10 @@ class PluginFused(Plugin):
         # Not Shape's own end attribute: TensorRT 8's parser ignores it.
         shape = g.op("Concat", g.slice(g.op("Shape", x), 0, 2, 0), g.ints(outputs), axis=0)
         return g.op("Reshape", y, shape)
+
+    def codes(self, name: str) -> Pair:
+        """Words and scales of a matrix that is stored as codes."""
+        return self.weights.codes(name)
 
     def mamba2_inner(self, zxbcdt: ir.Value, prefix: str, conv_state: ir.Value, ssm_state: ir.Value) -> Triple:
         if self.sequence:
@@ -257,7 +261,7 @@ def linear_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Valu
     return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
 
 
-def _linear_quantized_body(p: Primitive, x: ir.Value, weight: ir.Value, scale: ir.Value) -> tuple[ir.Value, ...]:
+def linear_quantized_body(p: Primitive, x: ir.Value, weight: ir.Value, scale: ir.Value) -> tuple[ir.Value, ...]:
     """In float32. All but the product is of constants, so that a runtime can do it once."""
     g = p.builder
     held = next(iter(p.weights.quantised.values()))  # all of a bundle are alike
@@ -283,5 +287,5 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "Mamba2DecodeStep": step_body,
     "AdaLnNorm": _ada_ln_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),
-    "LinearQuantized": _linear_quantized_body,
+    "LinearQuantized": linear_quantized_body,
 }

@@ -75,10 +75,11 @@ def check_weights(weights: str | None, lowering: str, precision: str) -> None:
         return
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; allowed: {', '.join(WEIGHTS)}, or None for the precision's own")
-    if lowering != "plugin-fused" or precision != "float16":
+    lowerings = ("plugin-fused", "plugin-layers") if weights == "int8" else ("plugin-fused",)
+    if lowering not in lowerings or precision != "float16":
         raise ValueError(
             f"weights is {weights!r} with lowering {lowering!r} and precision {precision!r}; it needs lowering "
-            "'plugin-fused' and precision 'float16'"
+            f"{' or '.join(map(repr, lowerings))} and precision 'float16'"
         )
 
 

@@ -78,6 +78,25 @@ class Weights:
             builder.weight(f"{name}.scale", lambda: held.scale, held.scale.shape, "float32"),
         )
 
+    def stacked_codes(self, layers: int, name: str) -> tuple[ir.Value, ir.Value]:
+        """int8 matrices `backbone.layers.{i}.{name}`: words (layers, out, in / 4) int32, scales (layers, out)."""
+        held, builder = [self.quantised[f"backbone.layers.{i}.{name}"] for i in range(layers)], self._builder
+        if bits := {one.bits for one in held} - {8}:
+            raise ValueError(f"{name} has {bits} bits; a stack has 8")
+        outputs, inputs = held[0].codes.shape
+
+        def words() -> Array:
+            return np.stack([one.words() for one in held])
+
+        def scales() -> Array:
+            return np.stack([one.scale[:, 0] for one in held])
+
+        prefix = f"backbone.layers.{name}.stacked"
+        return (
+            builder.weight(f"{prefix}.int8", words, (layers, outputs, inputs // 4), "int32"),
+            builder.weight(f"{prefix}.scale", scales, (layers, outputs), "float32"),
+        )
+
     def matrix(self, name: str) -> ir.Value:
         """A linear layer's weight as (inputs, outputs), which MatMul wants, in the graph's precision."""
         tensor = self._tensors[name]

@@ -145,7 +145,7 @@ typedef struct aim_swi_glu_params {
 typedef struct aim_linear_quantized_params {
     uint64_t size;
     int64_t rows, in_features, out_features;
-    int32_t bits, group_size, dtype, reserved;
+    int32_t bits, group_size, dtype, float32_y;
     const void* x;
     const void* weight;
     const float* scale;
@@ -216,7 +216,7 @@ typedef struct aim_mamba2_layers_params {
     int64_t rows;
     int32_t layers, d_model, nheads, headdim, d_state, ngroups, d_conv, dtype, conv_state_dtype, ssm_state_dtype;
     float eps;
-    int32_t reserved;
+    int32_t weight_bits;
     const float* residual;
     const float* modulation;
     const float* norm_weight;
@@ -228,6 +228,8 @@ typedef struct aim_mamba2_layers_params {
     const float* dt_bias;
     const float* gated_norm_weight;
     const void* out_proj;
+    const float* in_proj_scale;
+    const float* out_proj_scale;
     const void* conv_state_in;
     void* conv_state_out;
     const void* ssm_state_in;
@@ -247,6 +249,8 @@ typedef struct aim_mamba2_step_params {
     const int32_t* position;
     const float* class_embedding;
     const void* table;
+    const void* head;
+    const float* head_scale;
     const void* position_table;
     const float* final_modulation;
     const float* norm_f;

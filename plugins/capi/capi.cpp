@@ -179,6 +179,7 @@ LinearQuantizedParams convert(const aim_linear_quantized_params& from) {
     to.bits = from.bits;
     to.group_size = from.group_size;
     to.dtype = dtype_of(from.dtype);
+    to.float32_y = from.float32_y != 0;
     to.x = from.x;
     to.weight = from.weight;
     to.scale = from.scale;
@@ -311,6 +312,9 @@ Mamba2LayersParams convert(const aim_mamba2_layers_params& from) {
     to.dt_bias = from.dt_bias;
     to.gated_norm_weight = from.gated_norm_weight;
     to.out_proj = from.out_proj;
+    to.weight_bits = from.weight_bits;
+    to.in_proj_scale = from.in_proj_scale;
+    to.out_proj_scale = from.out_proj_scale;
     to.conv_state_in = from.conv_state_in;
     to.conv_state_out = from.conv_state_out;
     to.ssm_state_in = from.ssm_state_in;
@@ -336,6 +340,8 @@ Mamba2StepParams convert(const aim_mamba2_step_params& from) {
     to.ends.position = from.position;
     to.ends.class_embedding = from.class_embedding;
     to.ends.table = from.table;
+    to.ends.head = from.head;
+    to.ends.head_scale = from.head_scale;
     to.ends.position_table = from.position_table;
     to.ends.final_modulation = from.final_modulation;
     to.ends.norm_f = from.norm_f;

@@ -81,9 +81,7 @@ void check_shape(const OperatorRow& row, const TensorRow& tensor, const std::vec
 }
 
 void check_conv_dim(const OperatorRow& row, const Sizes& sizes) {
-    const bool step = row.kind == OperatorKind::kMamba2DecodeStep || row.kind == OperatorKind::kMamba2LazyStep ||
-                      row.kind == OperatorKind::kMamba2Layers;
-    if (!step || sizes.of[kConvDim] == 0) return;
+    if (!has_conv_dim(row.kind) || sizes.of[kConvDim] == 0) return;
     const int64_t expected = conv_dim_of(sizes);
     if (sizes.of[kConvDim] == expected) return;
     refuse("conv_dim is %lld; expected nheads * headdim + 2 * ngroups * d_state = %lld",

@@ -27,6 +27,8 @@ enum Symbol : int8_t {
     kConvDim,
     kDModel,
     kLayers,
+    kInWords,
+    kOutWords,
     kFoldEvery,
     kCapacity,
     kGateIndex,
@@ -54,7 +56,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -76,6 +78,10 @@ namespace mamba2_layers {
 enum Input { residual, modulation, norm_weight, in_proj, conv_weight, conv_bias, A, D, dt_bias, gated_norm_weight, out_proj, conv_state, ssm_state, active };
 enum Output { residual_out, conv_state_out, ssm_state_out };
 }  // namespace mamba2_layers
+namespace mamba2_layers_quantized {
+enum Input { residual, modulation, norm_weight, in_proj, conv_weight, conv_bias, A, D, dt_bias, gated_norm_weight, out_proj, conv_state, ssm_state, in_proj_scale, out_proj_scale, active };
+enum Output { residual_out, conv_state_out, ssm_state_out };
+}  // namespace mamba2_layers_quantized
 namespace mamba2_lazy_step {
 enum Input { zxbcdt, conv_weight, conv_bias, A, D, dt_bias, norm_weight, conv_state, ssm_state, x_history, B_history, dt_history, counters, active };
 enum Output { out, conv_state_out, ssm_state_out, x_history_out, B_history_out, dt_history_out, counters_out };
@@ -340,6 +346,80 @@ constexpr OperatorRow kOperators[] = {
              {}},
             {"ssm_state", Element::kState, kOne, -1,
              {5, {{"rows", 1, {{1, {kRows, kOne}}}}, {"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"active", Element::kInt32, kHasActive, -1,
+             {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
+             {}},
+        },
+        3, {
+            {"residual_out", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"conv_state_out", Element::kState, kOne, 11,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"layers", 1, {{1, {kLayers, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state_out", Element::kState, kOne, 12,
+             {5, {{"rows", 1, {{1, {kRows, kOne}}}}, {"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "Mamba2LayersQuantized", OperatorKind::kMamba2LayersQuantized,
+        8, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
+            {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
+            {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
+            {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
+            {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
+        },
+        16, {
+            {"residual", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"modulation", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"3 * layers", 1, {{3, {kLayers, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"norm_weight", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"in_proj", Element::kInt32, kOne, -1,
+             {3, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"2 * nheads * headdim + 2 * ngroups * d_state + nheads", 3, {{2, {kNheads, kHeaddim}}, {2, {kNgroups, kDState}}, {1, {kNheads, kOne}}}}, {"in_words", 1, {{1, {kInWords, kOne}}}}}},
+             {}},
+            {"conv_weight", Element::kFloat32, kOne, -1,
+             {3, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv", 1, {{1, {kDConv, kOne}}}}}},
+             {}},
+            {"conv_bias", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}}},
+             {}},
+            {"A", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"D", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"dt_bias", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}}},
+             {}},
+            {"gated_norm_weight", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads * headdim", 1, {{1, {kNheads, kHeaddim}}}}}},
+             {}},
+            {"out_proj", Element::kInt32, kOne, -1,
+             {3, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}, {"out_words", 1, {{1, {kOutWords, kOne}}}}}},
+             {}},
+            {"conv_state", Element::kState, kOne, -1,
+             {4, {{"rows", 1, {{1, {kRows, kOne}}}}, {"layers", 1, {{1, {kLayers, kOne}}}}, {"conv_dim", 1, {{1, {kConvDim, kOne}}}}, {"d_conv - 1", 2, {{1, {kDConv, kOne}}, {-1, {kOne, kOne}}}}}},
+             {}},
+            {"ssm_state", Element::kState, kOne, -1,
+             {5, {{"rows", 1, {{1, {kRows, kOne}}}}, {"layers", 1, {{1, {kLayers, kOne}}}}, {"nheads", 1, {{1, {kNheads, kOne}}}}, {"headdim", 1, {{1, {kHeaddim, kOne}}}}, {"d_state", 1, {{1, {kDState, kOne}}}}}},
+             {}},
+            {"in_proj_scale", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"2 * nheads * headdim + 2 * ngroups * d_state + nheads", 3, {{2, {kNheads, kHeaddim}}, {2, {kNgroups, kDState}}, {1, {kNheads, kOne}}}}}},
+             {}},
+            {"out_proj_scale", Element::kFloat32, kOne, -1,
+             {2, {{"layers", 1, {{1, {kLayers, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
              {}},
             {"active", Element::kInt32, kHasActive, -1,
              {1, {{"rows", 1, {{1, {kRows, kOne}}}}}},
@@ -725,6 +805,6 @@ constexpr OperatorRow kOperators[] = {
     },
 };
 
-constexpr int kOperatorCount = 16;
+constexpr int kOperatorCount = 17;
 
 }  // namespace aim_edge

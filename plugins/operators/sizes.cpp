@@ -63,6 +63,11 @@ int64_t evaluate(const DimRow& dim, const Sizes& sizes) noexcept {
     return sum;
 }
 
+bool has_conv_dim(OperatorKind kind) noexcept {
+    return kind == OperatorKind::kMamba2DecodeStep || kind == OperatorKind::kMamba2LazyStep ||
+           kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2LayersQuantized;
+}
+
 int64_t conv_dim_of(const Sizes& sizes) noexcept {
     const int64_t* size = sizes.of;
     return size[kNheads] * size[kHeaddim] + 2 * size[kNgroups] * size[kDState];

@@ -38,7 +38,9 @@ Symbol bare_symbol(const DimRow& dim) noexcept;
 // 0 if a name in it is not known.
 int64_t evaluate(const DimRow& dim, const Sizes& sizes) noexcept;
 
-// The channels of the convolution of Mamba2DecodeStep and Mamba2Layers: the attributes give them, though the table leaves them open.
+// Whether an operator has the convolution's channels as conv_dim: the attributes give them, though the table leaves them
+// open.
+bool has_conv_dim(OperatorKind kind) noexcept;
 int64_t conv_dim_of(const Sizes& sizes) noexcept;
 
 // What an integer attribute other than the version may be, such as "0 or 1", if it may not be `value`; else null.

@@ -75,6 +75,22 @@ aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept 
     return p;
 }
 
+// The same tensors at the same numbers, with the scales after them. No tensor is of the activations' type, float16.
+static_assert(int{mamba2_layers_quantized::ssm_state} == int{mamba2_layers::ssm_state});
+static_assert(int{mamba2_layers_quantized::ssm_state_out} == int{mamba2_layers::ssm_state_out});
+
+aim_kernels::Mamba2LayersParams mamba2_layers_quantized_params(const Call& call) noexcept {
+    aim_kernels::Mamba2LayersParams p = mamba2_layers_params(call);
+    p.dtype = aim_kernels::DType::kFloat16;
+    p.weight_bits = 8;
+    p.in_words = call.sizes.of[kInWords];
+    p.out_words = call.sizes.of[kOutWords];
+    p.in_proj_scale = floats(call.inputs[mamba2_layers_quantized::in_proj_scale]);
+    p.out_proj_scale = floats(call.inputs[mamba2_layers_quantized::out_proj_scale]);
+    p.active = ints(call.inputs[mamba2_layers_quantized::active]);
+    return p;
+}
+
 // The same tensors at the same numbers, with the history after them.
 static_assert(int{mamba2_lazy_step::ssm_state} == int{mamba2_decode_step::ssm_state});
 static_assert(int{mamba2_lazy_step::ssm_state_out} == int{mamba2_decode_step::ssm_state_out});

@@ -7,8 +7,9 @@
 namespace aim_kernels {
 namespace detail {
 
-// A number, or two of float16, on the way from one block to another in the low half; in the high half the number of the layer it belongs
-// to, counted from 1. The two travel in one store, so that whoever reads the second has the first: no barrier, no fence.
+// A number, or two of float16, on the way from one block to another in the low half; in the high half the number of the
+// layer it belongs to, counted from 1. The two travel in one store, so that whoever reads the second has the first: no
+// barrier, no fence.
 //
 // A place is written anew in every layer. By then whoever needs it has read it: a number of the next layer follows from
 // all features of out_proj in this one, those from all lines of y, those from all features of in_proj. So a block may
@@ -20,6 +21,7 @@ using Word = unsigned long long;
 // and a unit's inputs among warps.
 struct Product {
     const void* weight = nullptr;  // (layers, features, inputs)
+    const float* scale = nullptr;  // (layers, features), of integers
     int features = 0;
     int inputs = 0;
     int a_block = 0;  // features

@@ -1,7 +1,7 @@
 // The ends of a step in the resident kernel: the embedding, and after the last layer two norms and the head.
 #pragma once
 
-#include "layers_units.cuh"
+#include "layers_product.cuh"
 
 namespace aim_kernels {
 namespace detail {
@@ -66,24 +66,27 @@ __device__ __forceinline__ void final_norms(Of& of, const float2 (&gate)[N]) {
     of.barrier();
 }
 
-// This block's features of x table^T, from the ring as a layer's products have theirs. As many at a time as there are
+// This block's features of x head^T, from the ring as a layer's products have theirs. As many at a time as there are
 // threads to sum them; the partial sums lie where x was.
-template <int CHUNKS, typename Of>
+template <typename W, int MOST, typename Of>
 __device__ __forceinline__ void head(Of& of) {
     const StepEnds& ends = of.a.ends;
     const Product& m = of.a.head;
-    const Share<CHUNKS> share = share_of<CHUNKS>(of, m, of.d_model());
+    const auto share = share_of<W, MOST>(of, m, of.d_model());
     of.barrier();
     const int features = of.ring.features_of_block(m), feature = of.tid / Of::kRows, of_row = of.tid % Of::kRows;
     const int most = kResidentThreads / Of::kRows / share.unit_features * share.unit_features;
-    float* const logits = ends.logits + static_cast<int64_t>(of_row) * ends.vocab_size +
-                          static_cast<int64_t>(blockIdx.x) * m.a_block + feature;
+    const int at = static_cast<int>(blockIdx.x) * m.a_block + feature;
+    float* const logits = ends.logits + static_cast<int64_t>(of_row) * ends.vocab_size + at;
     float* const partial = reinterpret_cast<float*>(of.x);
     for (int first = 0; first < features; first += most) {
         const int count = min(most, features - first);
+        const bool mine = feature < count && of_row < of.rows;
+        float scale = 1.0f;
+        if (sizeof(W) == 1 && mine) scale = m.scale[at + first];
         add_units(of, share, count, partial);
         of.barrier();
-        if (feature < count && of_row < of.rows) logits[first] = sum_warps(partial + of.tid * kPartialLine);
+        if (mine) logits[first] = sum_warps(partial + of.tid * kPartialLine) * scale;
         of.barrier();
     }
 }

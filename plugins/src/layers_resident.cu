@@ -18,12 +18,12 @@ int blocks_of(const DeviceInfo& device) noexcept {
 #endif
 }
 
-Product divide(const void* weight, int features, int inputs, int blocks) noexcept {
+Product divide(const void* weight, const float* scale, int features, int inputs, int item, int blocks) noexcept {
     Product m;
-    m.weight = weight, m.features = features, m.inputs = inputs;
+    m.weight = weight, m.scale = scale, m.features = features, m.inputs = inputs;
     m.a_block = static_cast<int>(ceil_div(features, 2 * blocks)) * 2;  // out_proj's travel in pairs
     // 64 bytes past a multiple of 128: eight lanes of two features, or of two rows, meet all banks.
-    m.line = static_cast<int>(ceil_div(inputs * 2 - 64, 128)) * 128 + 64;
+    m.line = static_cast<int>(ceil_div(inputs * item - 64, 128)) * 128 + 64;
     m.a_unit = kUnitBytes / m.line < 16 ? kUnitBytes / m.line : 16;
     return m;
 }
@@ -31,15 +31,16 @@ Product divide(const void* weight, int features, int inputs, int blocks) noexcep
 ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int blocks) noexcept {
     ResidentArgs a;
     a.p = p;
-    if (ends != nullptr) {
-        a.ends = *ends;
-        a.head = divide(ends->table, ends->vocab_size, p.d_model, blocks);
-    }
     a.d_inner = p.nheads * p.headdim;
     a.conv_dim = a.d_inner + 2 * p.ngroups * p.d_state;
     const int width = a.d_inner + a.conv_dim + p.nheads;
-    a.product[0] = divide(p.in_proj, width, p.d_model, blocks);
-    a.product[1] = divide(p.out_proj, p.d_model, a.d_inner, blocks);
+    const int item = p.weight_bits == 8 ? 1 : 2;
+    a.product[0] = divide(p.in_proj, p.in_proj_scale, width, p.d_model, item, blocks);
+    a.product[1] = divide(p.out_proj, p.out_proj_scale, p.d_model, a.d_inner, item, blocks);
+    if (ends != nullptr) {
+        a.ends = *ends;
+        a.head = divide(ends->head, ends->head_scale, ends->vocab_size, p.d_model, item, blocks);
+    }
     a.row_shift = p.rows <= 2 ? 1 : 2;
     a.blocks_a_row = p.rows < blocks ? blocks / static_cast<int>(p.rows) : 1;
     a.lines_a_block = static_cast<int>(ceil_div(a.d_inner, 2 * a.blocks_a_row)) * 2;
@@ -63,17 +64,17 @@ int units_of(const ResidentArgs& a, const DeviceInfo& device) noexcept {
     return units >= kFewestUnits ? units : 0;
 }
 
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 Status launch_sized(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
     const size_t smem = static_cast<size_t>(layout_of(a, a.units).total);
-    return launch_together(kOp, resident_kernel<S, WIDTH, ROWS, EXACT>, blocks_of(device), kResidentThreads + 32, smem,
+    return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, blocks_of(device), kResidentThreads + 32, smem,
                            stream, a);
 }
 
-template <typename S, int WIDTH, bool EXACT>
+template <typename S, typename W, int WIDTH, bool EXACT>
 Status launch_wide(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
-    return a.row_shift == 1 ? launch_sized<S, WIDTH, 2, EXACT>(a, device, stream)
-                            : launch_sized<S, WIDTH, 4, EXACT>(a, device, stream);
+    return a.row_shift == 1 ? launch_sized<S, W, WIDTH, 2, EXACT>(a, device, stream)
+                            : launch_sized<S, W, WIDTH, 4, EXACT>(a, device, stream);
 }
 
 // AiM's sizes, whichever of its widths; a warp's lines of the state are then few, or the device is small.
@@ -83,20 +84,21 @@ bool exact(const ResidentArgs& a) noexcept {
            a.p.d_conv == 4 && a.lines_a_block <= lines * kResidentWarps;
 }
 
-template <typename S>
+template <typename S, typename W>
 Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
     const int width = width_of(a);
     if (exact(a)) {
         switch (width) {
-            case 3: return launch_wide<S, 3, true>(a, device, stream);  // AiM-B
-            case 4: return launch_wide<S, 4, true>(a, device, stream);  // AiM-L
-            case 6: return launch_wide<S, 6, true>(a, device, stream);  // AiM-XL
-            case 8: return launch_wide<S, 8, true>(a, device, stream);  // AiM-1B
+            case 3: return launch_wide<S, W, 3, true>(a, device, stream);  // AiM-B
+            case 4: return launch_wide<S, W, 4, true>(a, device, stream);  // AiM-L
+            case 6: return launch_wide<S, W, 6, true>(a, device, stream);  // AiM-XL
+            case 8: return launch_wide<S, W, 8, true>(a, device, stream);  // AiM-1B
             default: break;
         }
     }
-    if (width == 1) return launch_wide<S, 1, false>(a, device, stream);
-    return width <= 4 ? launch_wide<S, 4, false>(a, device, stream) : launch_wide<S, kMostWidth, false>(a, device, stream);
+    if (width == 1) return launch_wide<S, W, 1, false>(a, device, stream);
+    if (width <= 4) return launch_wide<S, W, 4, false>(a, device, stream);
+    return launch_wide<S, W, kMostWidth, false>(a, device, stream);
 }
 
 }  // namespace
@@ -106,9 +108,10 @@ bool resident_fits(const Mamba2LayersParams& p, const StepEnds* ends, const Devi
     if (p.ngroups != 1 || p.d_state > 128 || p.conv_state_dtype != p.ssm_state_dtype) return false;
     const ResidentArgs a = arguments(p, ends, blocks_of(device));
     const int64_t state = p.rows * p.layers * static_cast<int64_t>(a.d_inner) * p.d_state;
-    const bool whole_chunks = p.d_model % kProductChunk == 0 && a.d_inner % kProductChunk == 0;
-    return whole_chunks && a.product[0].a_unit > 0 && a.product[1].a_unit > 0 && state <= kMostElements && width_of(a) <= kMostWidth &&
-           p.rows * a.blocks_a_row <= blocks_of(device) && a.lines_a_block <= 16 * kResidentWarps &&
+    const int chunk = p.weight_bits == 8 ? Chunk<int8_t>::kInputs : Chunk<__half>::kInputs;
+    const bool whole_chunks = p.d_model % chunk == 0 && a.d_inner % chunk == 0;
+    return whole_chunks && a.product[0].a_unit > 0 && a.product[1].a_unit > 0 && state <= kMostElements &&
+           width_of(a) <= kMostWidth && p.rows * a.blocks_a_row <= blocks_of(device) && a.lines_a_block <= 16 * kResidentWarps &&
            a.product[0].a_block << a.row_shift <= kResidentThreads &&
            a.product[1].a_block << a.row_shift <= kResidentThreads &&
            units_of(a, device) != 0;
@@ -125,8 +128,12 @@ Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const 
     AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
     ResidentArgs a = arguments(p, ends, blocks_of(device));
     a.units = units_of(a, device);
-    return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half>(a, device, stream)
-                                                : launch_typed<float>(a, device, stream);
+    if (p.weight_bits == 8) {
+        return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, int8_t>(a, device, stream)
+                                                    : launch_typed<float, int8_t>(a, device, stream);
+    }
+    return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, __half>(a, device, stream)
+                                                : launch_typed<float, __half>(a, device, stream);
 }
 
 }  // namespace detail

@@ -6,13 +6,13 @@
 
 #include "launch.cuh"
 #include "layers_ends.cuh"
-#include "layers_parts.cuh"
 
 namespace aim_kernels {
 namespace detail {
 
-// WIDTH: d_model over 256, rounded up; d_inner is no more than twice that. ROWS: those of the call, or more.
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+// S: of the states. W: of in_proj and out_proj. WIDTH: d_model over 256, rounded up; d_inner is no more than twice that.
+// ROWS: those of the call, or more.
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 struct Resident : Sizes<WIDTH, EXACT> {
     using T = __half;
     static constexpr int kRows = ROWS;
@@ -153,17 +153,21 @@ struct Resident : Sizes<WIDTH, EXACT> {
         barrier();
     }
 
-    // This block's features of x W^T, to everyone. Returns the one that this thread summed. CHUNKS: of 32 inputs, a warp's.
-    template <int CHUNKS>
+    // This block's features of x W^T, to everyone. Returns the one that this thread summed. MOST: inputs, at most.
+    template <int MOST>
     __device__ __forceinline__ float multiply(int which, int layer, Word* to) {
         const Product& m = a.product[which];
         const int features = ring.features_of_block(m);
-        add_units(*this, share_of<CHUNKS>(*this, m, which == 0 ? d_model() : d_inner()), features, partial);
-        barrier();
-        const int feature = tid / ROWS, of_row = tid % ROWS;
+        // The feature that this thread sums.
+        const int feature = tid / ROWS, of_row = tid % ROWS, at = static_cast<int>(blockIdx.x) * m.a_block + feature;
         const bool mine = feature < features && of_row < rows;
-        const float total = mine ? sum_warps(partial + tid * kPartialLine) : 0.0f;
-        const int at = static_cast<int>(blockIdx.x) * m.a_block + feature;
+        float scale = 1.0f;
+        if (sizeof(W) == 1 && mine) scale = m.scale[layer * (which == 0 ? width() : d_model()) + at];
+        const int inputs = which == 0 ? d_model() : d_inner();
+        add_units<W>(*this, share_of<W, MOST>(*this, m, inputs), features, partial);
+        barrier();
+        float total = mine ? sum_warps(partial + tid * kPartialLine) : 0.0f;
+        if (sizeof(W) == 1) total *= scale;
         if (which == 0) {
             if (mine) send(to + of_row * width() + at, total, layer);
         } else {
@@ -278,20 +282,20 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 if (warp * LINES + i < line_count && (EXACT || lane * 4 < d_state())) held[i] = load_quad(at + i * d_state());
             }
             norm(layer);
-            const float newest = multiply<WIDTH>(0, layer, a.zxbcdt);
+            const float newest = multiply<256 * WIDTH>(0, layer, a.zxbcdt);
             convolve(layer, A, D, dt_bias);
             barrier();
             update_lines(layer, held);
             gated_norm(layer);
             // All of y is there, so every block is done with the old windows.
             if (makes) made.move_on(*this, layer, newest);
-            multiply<2 * WIDTH>(1, layer, a.hidden);
+            multiply<512 * WIDTH>(1, layer, a.hidden);
         }
         float2 gate[HALF];
         load_pairs(p.modulation + ((row + 1) * 3 * p.layers - 1) * d_model() + col, model_count, gate);
         if (whole_step()) {
             final_norms(*this, gate);
-            head<WIDTH>(*this);
+            head<W, 256 * WIDTH>(*this);
             return;
         }
         add_branch(p.layers - 1, gate);
@@ -303,7 +307,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 };
 
-template <typename S, int WIDTH, int ROWS, bool EXACT>
+template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(const ResidentArgs a) {
     AIM_DYNAMIC_SMEM(smem);
     const ResidentLayout at = layout_of(a, a.units);
@@ -312,9 +316,9 @@ __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(cons
     ring.init(a.units);
     __syncthreads();
     if (threadIdx.x >= kResidentThreads) {
-        ring.fetch<__half>(a, static_cast<int>(threadIdx.x) % 32);
+        ring.fetch<W>(a, static_cast<int>(threadIdx.x) % 32);
     } else {
-        Resident<S, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
+        Resident<S, W, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
     }
 }
 

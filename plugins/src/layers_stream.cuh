@@ -10,8 +10,8 @@ namespace detail {
 
 constexpr int kResidentThreads = 256;
 constexpr int kResidentWarps = kResidentThreads / 32;  // and one more, which fetches
-constexpr int kProductChunk = 32;      // inputs: what the four lanes of a weight row load at a time
-constexpr int kUnitBytes = 26 * 1024;  // 16 features of AiM-B's in_proj, or 4 of AiM-XL's out_proj, 64 bytes apart
+// 16 features of AiM-B's in_proj, or 4 of AiM-XL's out_proj, 64 bytes apart; twice as many as int8.
+constexpr int kUnitBytes = 26 * 1024;
 constexpr int kMostRows = 4;
 
 __device__ __forceinline__ Word load_word(const Word* from) {
@@ -114,11 +114,11 @@ struct WeightRing {
 
     // By the warp that fetches. One unit on its way at a time is what the memory's latency times its bandwidth takes; with
     // more, whatever the others of this block load waits behind them.
-    template <typename T>
+    template <typename W>
     __device__ void fetch(const ResidentArgs& a, int lane) const {
         Fetched at;
-        for (int step = 0; step < 2 * a.p.layers; ++step) fetch_product<T>(a, a.product[step % 2], step / 2, lane, at);
-        if (a.head.features > 0) fetch_product<T>(a, a.head, 0, lane, at);
+        for (int step = 0; step < 2 * a.p.layers; ++step) fetch_product<W>(a, a.product[step % 2], step / 2, lane, at);
+        if (a.head.features > 0) fetch_product<W>(a, a.head, 0, lane, at);
     }
 
 private:
@@ -127,13 +127,13 @@ private:
         unsigned parity = 1, before_parity = 0;
     };
 
-    template <typename T>
+    template <typename W>
     __device__ __forceinline__ void fetch_product(const ResidentArgs& a, const Product& m, int layer, int lane,
                                                   Fetched& at) const {
         const int features = features_of_block(m);
         const int64_t line = static_cast<int64_t>(layer) * m.features + static_cast<int64_t>(blockIdx.x) * m.a_block;
-        const T* from = static_cast<const T*>(m.weight) + line * m.inputs;
-        const unsigned bytes = static_cast<unsigned>(m.inputs) * sizeof(T);
+        const W* from = static_cast<const W*>(m.weight) + line * m.inputs;
+        const unsigned bytes = static_cast<unsigned>(m.inputs) * sizeof(W);
         for (int first = 0; first < features; first += m.a_unit) {
             const int count = min(m.a_unit, features - first);
             barrier_wait(empty + at.place, at.parity);

@@ -24,15 +24,6 @@ struct LinearArgs {
     int64_t row_tiles;
 };
 
-template <typename T>
-__device__ __forceinline__ void store_y(const LinearParams& p, int64_t at, float value) {
-    if (p.float32_y) {
-        static_cast<float*>(p.y)[at] = value;
-    } else {
-        from_float(static_cast<T*>(p.y)[at], value);
-    }
-}
-
 // MT tiles of 16 features by NT tiles of 8 rows. AHEAD chunks of weights are in flight at once a warp.
 template <typename T, int WARPS, int MT, int NT, int AHEAD>
 __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) {
@@ -114,13 +105,13 @@ __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) 
         }
     }
     __syncthreads();
-    const int64_t origin = row0 * p.out_features + feature0;
+    const int64_t first_y = row0 * p.out_features + feature0;
     for (int i = tid; i < rows * BLOCK_FEATURES; i += WARPS * 32) {
         const int row = i / BLOCK_FEATURES, feature = i % BLOCK_FEATURES;
         float total = 0.0f;
 #pragma unroll
         for (int from = 0; from < WARPS; ++from) total += partial[from][row][feature];
-        if (feature < features) store_y<T>(p, origin + row * p.out_features + feature, total);
+        if (feature < features) store_as<T>(p.y, p.float32_y, first_y + row * p.out_features + feature, total);
     }
 }
 
@@ -155,7 +146,7 @@ __global__ void __launch_bounds__(128) plain_kernel(const LinearArgs a) {
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
         for (int offset = 16; offset > 0; offset /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], offset);
-        if (lane == 0 && r < rows) store_y<T>(p, (row0 + r) * p.out_features + feature, sum[r]);
+        if (lane == 0 && r < rows) store_as<T>(p.y, p.float32_y, (row0 + r) * p.out_features + feature, sum[r]);
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include "aim_kernels/ada_ln_norm.h"
 #include "aim_kernels/linear.h"
+#include "aim_kernels/linear_quantized.h"
 #include "aim_kernels/mamba2_decode_step.h"
 #include "launch.cuh"
 #include "layers.cuh"
@@ -74,15 +75,28 @@ ChainBuffers buffers_of(const Mamba2LayersParams& p) noexcept {
             aligned(workspace_bytes(step_of(p, 0)))};
 }
 
-Status launch_linear(const Mamba2LayersParams& p, const void* x, const void* weight, void* y, int64_t in_features,
-                     int64_t out_features, cudaStream_t stream) noexcept {
+Status launch_linear(const Mamba2LayersParams& p, int64_t layer, const void* x, const void* weight, const float* scale,
+                     void* y, int64_t in_features, int64_t out_features, cudaStream_t stream) noexcept {
+    if (p.weight_bits == 8) {
+        LinearQuantizedParams quantized;
+        quantized.rows = p.rows;
+        quantized.in_features = in_features;
+        quantized.out_features = out_features;
+        quantized.bits = 8;
+        quantized.dtype = p.dtype;
+        quantized.x = x;
+        quantized.weight = static_cast<const int8_t*>(weight) + layer * out_features * in_features;
+        quantized.scale = scale + layer * out_features;
+        quantized.y = y;
+        return launch(quantized, stream);
+    }
     LinearParams linear;
     linear.rows = p.rows;
     linear.in_features = in_features;
     linear.out_features = out_features;
     linear.dtype = p.dtype;
     linear.x = x;
-    linear.weight = weight;
+    linear.weight = past(weight, p.dtype, layer * out_features * in_features);
     linear.y = y;
     return launch(linear, stream);
 }
@@ -115,20 +129,45 @@ Status launch_chain(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {
         norm.weight = p.norm_weight + static_cast<int64_t>(layer) * p.d_model;
         AIM_CHECK(launch(norm, stream));
         norm.residual = p.residual_out;
-        AIM_CHECK(launch_linear(p, x, past(p.in_proj, p.dtype, layer * width * p.d_model), zxbcdt, p.d_model, width,
-                                stream));
+        AIM_CHECK(launch_linear(p, layer, x, p.in_proj, p.in_proj_scale, zxbcdt, p.d_model, width, stream));
         Mamba2DecodeStepParams step = step_of(p, layer);
         step.zxbcdt = zxbcdt;
         step.out = inner;
         step.workspace = scratch;
         step.workspace_size = bytes.step;
         AIM_CHECK(launch(step, stream));
-        AIM_CHECK(launch_linear(p, inner, past(p.out_proj, p.dtype, layer * p.d_model * d_inner), hidden, d_inner,
-                                p.d_model, stream));
+        AIM_CHECK(launch_linear(p, layer, inner, p.out_proj, p.out_proj_scale, hidden, d_inner, p.d_model, stream));
     }
     // Once more for the last branch; the x that it also makes is nobody's.
     norm.gate_index = 3 * p.layers - 1;
     return launch(norm, stream);
+}
+
+// What integer weights ask for beyond the rest.
+Status check_weights(const Mamba2LayersParams& p) noexcept {
+    if (p.weight_bits == 0) return Status::kSuccess;
+    if (p.weight_bits != 8) {
+        return fail(Status::kUnsupportedShape, "%s: weight_bits is %d; supported: 0 (weights of dtype) and 8", kOp,
+                    static_cast<int>(p.weight_bits));
+    }
+    const int64_t inner = d_inner_of(p);
+    if (p.d_model % 32 != 0 || inner % 32 != 0) {
+        return fail(Status::kUnsupportedShape,
+                    "%s: d_model is %d and nheads * headdim %lld; with weight_bits 8 supported: steps of 32", kOp, p.d_model,
+                    static_cast<long long>(inner));
+    }
+    if ((p.in_words != 0 && p.in_words != p.d_model / 4) || (p.out_words != 0 && p.out_words != inner / 4)) {
+        return fail(Status::kUnsupportedShape,
+                    "%s: in_proj has %lld words a feature and out_proj %lld; expected %d and %lld", kOp,
+                    static_cast<long long>(p.in_words), static_cast<long long>(p.out_words), p.d_model / 4,
+                    static_cast<long long>(inner / 4));
+    }
+    if (p.dtype == DType::kFloat32) {
+        return fail(Status::kUnsupportedDType,
+                    "%s: dtype is %d; with weight_bits 8 supported: float16 (1) and bfloat16 (2)", kOp,
+                    static_cast<int>(p.dtype));
+    }
+    return Status::kSuccess;
 }
 
 }  // namespace
@@ -154,6 +193,7 @@ Status validate_shapes(const Mamba2LayersParams& p) noexcept {
     AIM_CHECK(check_d_conv(kOp, p.d_conv));
     AIM_CHECK(check_eps(kOp, p.eps));
     AIM_CHECK(check_activation_dtype(kOp, p.dtype));
+    AIM_CHECK(check_weights(p));
     AIM_CHECK(check_state_dtype(kOp, "conv_state", p.conv_state_dtype));
     return check_state_dtype(kOp, "ssm_state", p.ssm_state_dtype);
 }
@@ -185,6 +225,10 @@ Status validate(const Mamba2LayersParams& p) noexcept {
     for (const auto& entry : required) {
         AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
         AIM_CHECK(check_aligned_16(kOp, entry.name, entry.pointer));
+    }
+    if (p.weight_bits != 0) {
+        AIM_CHECK(check_pointer(kOp, "in_proj_scale", p.in_proj_scale));
+        AIM_CHECK(check_pointer(kOp, "out_proj_scale", p.out_proj_scale));
     }
     const size_t needed = workspace_bytes(p);
     if (p.workspace_size < needed) {

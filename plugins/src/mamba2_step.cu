@@ -1,6 +1,7 @@
 #include "aim_kernels/mamba2_step.h"
 
 #include "aim_kernels/linear.h"
+#include "aim_kernels/linear_quantized.h"
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "layers.cuh"
@@ -90,6 +91,20 @@ Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(launch_dependent(kOp, embed_kernel, layers.rows, kThreads, stream, args));
     AIM_CHECK(launch(layers, stream));
     AIM_CHECK(launch_dependent(kOp, norms_kernel, layers.rows, kThreads, stream, args));
+    if (layers.weight_bits == 8) {
+        LinearQuantizedParams quantized;
+        quantized.rows = layers.rows;
+        quantized.in_features = layers.d_model;
+        quantized.out_features = p.ends.vocab_size;
+        quantized.bits = 8;
+        quantized.dtype = layers.dtype;
+        quantized.float32_y = true;
+        quantized.x = args.x;
+        quantized.weight = p.ends.head;
+        quantized.scale = p.ends.head_scale;
+        quantized.y = p.ends.logits;
+        return launch(quantized, stream);
+    }
     LinearParams head;
     head.rows = layers.rows;
     head.in_features = layers.d_model;
@@ -97,7 +112,7 @@ Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
     head.dtype = layers.dtype;
     head.float32_y = true;
     head.x = args.x;
-    head.weight = p.ends.table;
+    head.weight = p.ends.head;
     head.y = p.ends.logits;
     return launch(head, stream);
 }
@@ -138,6 +153,7 @@ Status validate(const Mamba2StepParams& p) noexcept {
         {"position", p.ends.position, false},
         {"class_embedding", p.ends.class_embedding, true},
         {"table", p.ends.table, true},
+        {"head", p.ends.head, true},
         {"position_table", p.ends.position_table, true},
         {"final_modulation", p.ends.final_modulation, true},
         {"norm_f", p.ends.norm_f, true},
@@ -149,6 +165,7 @@ Status validate(const Mamba2StepParams& p) noexcept {
         AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
         if (entry.vectors) AIM_CHECK(check_aligned_16(kOp, entry.name, entry.pointer));
     }
+    if (p.layers.weight_bits != 0) AIM_CHECK(check_pointer(kOp, "head_scale", p.ends.head_scale));
     const size_t needed = workspace_bytes(p);
     if (p.layers.workspace_size < needed) {
         return fail(Status::kWorkspaceTooSmall, "%s: the workspace has %zu bytes; needed: %zu", kOp,

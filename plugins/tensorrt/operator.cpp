@@ -54,10 +54,7 @@ bool Operator::create(const OperatorRow& row, const PluginAttributes& attributes
     if (!succeeded(row, validate_sizes(row.kind, call))) return false;
     made.mRow = &row;
     made.mAttributes = attributes;
-    if (row.kind == OperatorKind::kMamba2DecodeStep || row.kind == OperatorKind::kMamba2LazyStep ||
-        row.kind == OperatorKind::kMamba2Layers) {
-        made.mAttributes.sizes.of[kConvDim] = conv_dim_of(attributes.sizes);
-    }
+    if (has_conv_dim(row.kind)) made.mAttributes.sizes.of[kConvDim] = conv_dim_of(attributes.sizes);
     made.mTensors = tensors_of(row, attributes.sizes);
     return true;
 }

@@ -137,7 +137,7 @@ class LinearQuantizedParams(Params):
     _fields_ = [
         ("size", c_uint64),
         *_each(c_int64, "rows in_features out_features"),
-        *_each(c_int32, "bits group_size dtype reserved"),
+        *_each(c_int32, "bits group_size dtype float32_y"),
         *_each(c_void_p, "x weight scale y"),
     ]
 
@@ -165,10 +165,10 @@ class Mamba2LayersParams(Params):
         ("rows", c_int64),
         *_each(c_int32, "layers d_model nheads headdim d_state ngroups d_conv dtype conv_state_dtype ssm_state_dtype"),
         ("eps", c_float),
-        ("reserved", c_int32),
+        ("weight_bits", c_int32),
         *_each(c_void_p, "residual modulation norm_weight in_proj conv_weight conv_bias A D dt_bias gated_norm_weight"),
-        *_each(c_void_p, "out_proj conv_state_in conv_state_out ssm_state_in ssm_state_out residual_out"),
-        *_each(c_void_p, "active workspace"),
+        *_each(c_void_p, "out_proj in_proj_scale out_proj_scale conv_state_in conv_state_out ssm_state_in"),
+        *_each(c_void_p, "ssm_state_out residual_out active workspace"),
         ("workspace_size", c_uint64),
     ]
 
@@ -179,8 +179,8 @@ class Mamba2StepParams(Params):
         ("layers", Mamba2LayersParams),
         ("positions", c_int64),
         *_each(c_int32, "vocab_size num_positions position_offset reserved"),
-        *_each(c_void_p, "token position class_embedding table position_table final_modulation norm_f norm_final"),
-        ("logits", c_void_p),
+        *_each(c_void_p, "token position class_embedding table head head_scale position_table final_modulation"),
+        *_each(c_void_p, "norm_f norm_final logits"),
     ]
 
 

@@ -42,7 +42,8 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
         objects.append(folder / f"{source.name}.o")
         subprocess.run(["g++", *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
     library = folder / "libaim_kernels_emulated.so"
-    subprocess.run(["g++", "-shared", "-o", str(library), *map(str, objects)], check=True)
+    # Its own CUDA calls, even where a PyTorch in this process has brought the real ones along.
+    subprocess.run(["g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), *map(str, objects)], check=True)
     return Library(library)
 
 

@@ -217,9 +217,9 @@ def step_embedding(
 
 
 def step_head(
-    residual: Array, final_modulation: Array, norm_f: Array, norm_final: Array, table: Array, eps: float
+    residual: Array, final_modulation: Array, norm_f: Array, norm_final: Array, head: Array, eps: float
 ) -> Array:
-    """Logits: two norms in a row, the second one modulated, and the tied head."""
+    """Logits: two norms in a row, the second one modulated, and the head."""
 
     def norm(x: Array) -> Array:
         normed: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
@@ -227,5 +227,5 @@ def step_head(
 
     shift, scale = final_modulation[:, 0], final_modulation[:, 1]
     x = norm(norm(residual) * norm_f) * norm_final * (1 + scale) + shift
-    logits: Array = x @ table.T
+    logits: Array = x @ head.T
     return logits

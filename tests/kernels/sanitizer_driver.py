@@ -134,6 +134,8 @@ LAYERS = [  # any sizes, and AiM's own
     test_mamba2_layers.BASE.but(rows=3, layers=3, inactive=True),
     test_mamba2_layers.BASE.but(dtype=FLOAT32, resident=False),
     *(test_mamba2_layers.AIM_B.but(rows=rows, layers=2) for rows in (2, 4)),
+    test_mamba2_layers.INT8.but(rows=3, layers=3, inactive=True),
+    test_mamba2_layers.AIM_B.but(weight_bits=8, layers=2),
 ]
 LAZY_STEPS = [  # over a first fold and another
     LazyCase("lazy", steps=18, in_place=True, inactive=True),

@@ -32,6 +32,13 @@ GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
 BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
 QUANTIZED = {**LINEAR, "in_features": 64, "bits": 4, "group_size": 128, "dtype": abi.FLOAT16, "scale": SOME}
 BASES |= {"linear_quantized": QUANTIZED}
+LAYERS = {"rows": 1, "layers": 2, "d_model": 64, "nheads": 2, "headdim": 32, "d_state": 16, "ngroups": 1, "d_conv": 4}
+LAYERS |= {"dtype": abi.FLOAT16, "weight_bits": 8, "workspace_size": 1 << 20}
+LAYERS |= dict.fromkeys(("residual", "modulation", "norm_weight", "in_proj", "conv_weight", "conv_bias"), SOME)
+LAYERS |= dict.fromkeys(("A", "D", "dt_bias", "gated_norm_weight", "out_proj", "in_proj_scale"), SOME)
+LAYERS |= dict.fromkeys(("conv_state_in", "conv_state_out", "ssm_state_in", "ssm_state_out"), SOME)
+LAYERS |= dict.fromkeys(("out_proj_scale", "residual_out", "workspace"), SOME)
+BASES |= {"mamba2_layers": LAYERS}
 NORM_CONV = {"batch": 1, "in_channels": 64, "height": 4, "width": 4, "out_channels": 128, "groups": 32}
 NORM_CONV |= {"dtype": abi.FLOAT16, "workspace_size": 1 << 20}
 NORM_CONV |= dict.fromkeys(("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace"), SOME)
@@ -88,6 +95,14 @@ REFUSED = [
     ("linear", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("linear", "x", SOME + 8, abi.MISALIGNED, ["x", "16"]),
     ("linear", "weight", None, abi.NULL_POINTER, ["weight is null"]),
+    ("mamba2_layers", "weight_bits", 4, abi.UNSUPPORTED_SHAPE, ["weight_bits is 4", "0 (weights of dtype) and 8"]),
+    ("mamba2_layers", "d_model", 72, abi.UNSUPPORTED_SHAPE, ["d_model is 72", "steps of 32"]),
+    ("mamba2_layers", "nheads", 0, abi.UNSUPPORTED_SHAPE, ["nheads is 0"]),
+    ("mamba2_layers", "headdim", 16 * 9, abi.UNSUPPORTED_SHAPE, ["headdim is 144"]),
+    ("mamba2_layers", "dtype", abi.FLOAT32, abi.UNSUPPORTED_DTYPE, ["dtype is 0", "weight_bits 8", "bfloat16"]),
+    ("mamba2_layers", "in_proj_scale", None, abi.NULL_POINTER, ["in_proj_scale is null"]),
+    ("mamba2_layers", "out_proj_scale", None, abi.NULL_POINTER, ["out_proj_scale is null"]),
+    ("mamba2_layers", "out_proj", SOME + 8, abi.MISALIGNED, ["out_proj", "16"]),
     ("linear_quantized", "in_features", 48, abi.UNSUPPORTED_SHAPE, ["in_features is 48", "steps of 32"]),
     ("linear_quantized", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
     ("linear_quantized", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),

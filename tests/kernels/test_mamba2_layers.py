@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 EPS = 1e-5
+PRODUCTS = ("in_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class LayersCase:
     ngroups: int = 1
     d_conv: int = 4
     dtype: int = FLOAT16
+    weight_bits: int = 0
     conv_state_dtype: int = FLOAT32
     ssm_state_dtype: int = FLOAT32
     in_place: bool = True
@@ -57,11 +59,12 @@ class LayersCase:
         return self.rows * self.layers * (self.d_inner * self.d_state + self.d_model * inner)
 
     def but(self, **changes: Any) -> LayersCase:
-        named = ",".join(f"{key}={value}" for key, value in changes.items() if key not in ("dtype", "resident"))
+        told = ("dtype", "weight_bits", "resident")
+        named = ",".join(f"{key}={value}" for key, value in changes.items() if key not in told)
         return dataclasses.replace(self, name=named or self.name, **changes)
 
     def __str__(self) -> str:
-        return f"{self.name}-{NAMES[self.dtype]}"
+        return f"{self.name}-{NAMES[self.dtype]}{'-int8' if self.weight_bits else ''}"
 
 
 BASE = LayersCase()
@@ -94,24 +97,49 @@ CHAIN: list[dict[str, Any]] = [
     {"rows": 9, "inactive": True, "in_place": False},
     {"rows": 9, "ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16, "d_conv": 3},
 ]
+# d_model and d_inner in steps of 64 go through the one kernel, in steps of 32 through the chain.
+INT8 = dataclasses.replace(BASE, weight_bits=8, d_model=128)
+INT8_FACTORS: list[dict[str, Any]] = [
+    {},
+    *({"rows": value} for value in (1, 3, 4)),
+    *({"d_model": value} for value in (64, 192, 576)),
+    *({"nheads": value, "headdim": 64} for value in (1, 3, 9)),
+    *({"d_conv": value} for value in (2, 3)),
+    {"d_state": 128, "ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16},
+    {"inactive": True, "rows": 4},
+    {"inactive": True, "in_place": False},
+]
+INT8_CHAIN: list[dict[str, Any]] = [
+    {"d_model": 96},
+    {"nheads": 2},
+    {"ngroups": 2},
+    {"rows": 5},
+    {"rows": 9, "inactive": True, "in_place": False},
+    {"dtype": BFLOAT16},
+]
 CASES = [
     *(BASE.but(**factor) for factor in FACTORS),
+    *(INT8.but(**factor) for factor in INT8_FACTORS),
+    *(INT8.but(resident=False, **factor) for factor in INT8_CHAIN),
     *(BASE.but(resident=False, **factor) for factor in CHAIN),
     *(BASE.but(dtype=dtype, resident=False, **factor) for factor in ({}, *CHAIN) for dtype in (BFLOAT16, FLOAT32)),
     *(AIM_B.but(rows=rows) for rows in (1, 2, 4)),
     AIM_B.but(rows=128, resident=False),
     *(AIM_XL.but(rows=rows) for rows in (2, 4)),
+    *(case.but(weight_bits=8, rows=rows) for case in (AIM_B, AIM_XL) for rows in (1, 2, 4)),
+    AIM_B.but(weight_bits=8, rows=128, resident=False),
 ]
 
 
 def draw_weights(case: LayersCase, rng: np.random.Generator) -> dict[str, Array]:
+    """By name; of integers their codes, and their scales as `NAME_scale`."""
     step = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), (case.layers, case.nheads)))
     width = case.d_inner + case.conv_dim + case.nheads
 
     def normal(*shape: int, scale: float = 1.0, dtype: int = FLOAT32) -> Array:
         return rounded(rng.standard_normal((case.layers, *shape)) * scale, dtype)
 
-    return {
+    weights = {
         "norm_weight": normal(case.d_model),
         "in_proj": normal(width, case.d_model, scale=case.d_model**-0.5, dtype=case.dtype),
         "conv_weight": normal(case.conv_dim, case.d_conv),
@@ -122,6 +150,12 @@ def draw_weights(case: LayersCase, rng: np.random.Generator) -> dict[str, Array]
         "gated_norm_weight": normal(case.d_inner),
         "out_proj": normal(case.d_model, case.d_inner, scale=case.d_inner**-0.5, dtype=case.dtype),
     }
+    for name in PRODUCTS if case.weight_bits else ():
+        layers, features, inputs = weights[name].shape
+        weights[name] = rng.integers(-127, 128, weights[name].shape).astype(np.float64)  # every code occurs
+        scale = rng.uniform(0.5, 1.5, (layers, features)) * (73.0**-1 * inputs**-0.5)
+        weights[f"{name}_scale"] = rounded(scale, FLOAT32)
+    return weights
 
 
 @dataclass
@@ -147,9 +181,20 @@ class Placed:
         return out
 
 
+def place_weight(device: Device, case: LayersCase, name: str, values: Array) -> Buffer:
+    if name in PRODUCTS and case.weight_bits:
+        buffer = device.plain(values.shape, np.int8)
+        buffer.fill(values.astype(np.int8))
+        return buffer
+    return device.array(values, case.dtype if name in PRODUCTS else FLOAT32)
+
+
 def place(device: Device, case: LayersCase, seed: int, active: NDArray[np.bool_] | None = None) -> Placed:
     rng = np.random.default_rng(seed)
     weights = draw_weights(case, rng)
+    pointers = {name: place_weight(device, case, name, values).pointer for name, values in weights.items()}
+    for name in PRODUCTS if case.weight_bits else ():
+        weights[name] *= weights.pop(f"{name}_scale")[..., None]
     modulation = rounded(0.3 * rng.standard_normal((case.rows, 3 * case.layers, case.d_model)), FLOAT32)
     conv = rng.standard_normal((case.rows, case.layers, case.conv_dim, case.d_conv - 1))
     ssm = rng.standard_normal((case.rows, case.layers, case.nheads, case.headdim, case.d_state))
@@ -159,11 +204,11 @@ def place(device: Device, case: LayersCase, seed: int, active: NDArray[np.bool_]
     ssm_out = ssm_in if case.in_place else device.empty(ssm.shape, case.ssm_state_dtype)
     residual = device.empty((case.rows, case.d_model), FLOAT32)
     residual_out = residual if case.in_place else device.empty(residual.shape, FLOAT32)
-    product = {"in_proj", "out_proj"}
     params = Mamba2LayersParams(
         **{name: getattr(case, name) for name in ("rows", "layers", "d_model", "nheads", "headdim", "d_state")},
         **{name: getattr(case, name) for name in ("ngroups", "d_conv", "dtype", "conv_state_dtype", "ssm_state_dtype")},
-        **{k: device.array(v, case.dtype if k in product else FLOAT32).pointer for k, v in weights.items()},
+        **pointers,
+        weight_bits=case.weight_bits,
         eps=EPS,
         residual=residual.pointer,
         residual_out=residual_out.pointer,
@@ -231,9 +276,12 @@ def test_the_states_carry_over_steps(device: Device, rows: int) -> None:
 
 
 @pytest.mark.gpu
-def test_a_captured_step_gives_the_same_bits_each_time(gpu_library: Library, cuda_memory: CudaMemory) -> None:
+@pytest.mark.parametrize("weight_bits", (0, 8))
+def test_a_captured_step_gives_the_same_bits_each_time(
+    gpu_library: Library, cuda_memory: CudaMemory, weight_bits: int
+) -> None:
     device = Device(gpu_library, cuda_memory, emulated=False)
-    case = AIM_B.but(in_place=False)
+    case = AIM_B.but(in_place=False, weight_bits=weight_bits)
     placed = place(device, case, seed=4)
     residual = encode(draw_residual(case, seed=5), FLOAT32)
     placed.residual.fill(residual)

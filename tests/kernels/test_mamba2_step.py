@@ -38,11 +38,11 @@ class StepCase:
 
     def but(self, layers: dict[str, Any] | None = None, **changes: Any) -> StepCase:
         given = {"layers": self.layers.but(**layers)} if layers else {}
-        named = ",".join([*([given["layers"].name] if layers else []), *(f"{k}={v}" for k, v in changes.items())])
-        return dataclasses.replace(self, name=named or self.name, **given, **changes)
+        named = ",".join([*(f"{key}={value}" for key, value in changes.items()), *([self.name] * (not changes))])
+        return dataclasses.replace(self, name=named, **given, **changes)
 
     def __str__(self) -> str:
-        return f"{self.name}-{str(self.layers).rsplit('-', 1)[-1]}"
+        return f"{self.name}-{self.layers}"
 
 
 BASE = StepCase()
@@ -67,6 +67,11 @@ HEADS: list[dict[str, Any]] = [
     {"vocab_size": 2701, "layers": {"layers": 1}},
     {"vocab_size": 1402, "layers": {"rows": 4, "layers": 1}, "images": 2},
 ]
+INT8: list[dict[str, Any]] = [
+    {"layers": {"d_model": 128, "weight_bits": 8}, "vocab_size": 1000},
+    {"layers": {"d_model": 192, "weight_bits": 8, "rows": 4, "layers": 1}, "vocab_size": 1402, "images": 2},
+    {"layers": {"d_model": 64, "weight_bits": 8, "inactive": True}, "position_offset": 0},
+]
 CHAIN: list[dict[str, Any]] = [
     {"layers": {"ngroups": 2}},
     {"layers": {"rows": 6}, "images": 3, "position_offset": 0},
@@ -79,11 +84,14 @@ def chain(case: StepCase, dtype: int) -> StepCase:
 
 
 CASES = [
-    *(BASE.but(**factor) for factor in [*FACTORS, *HEADS]),
+    *(BASE.but(**factor) for factor in [*FACTORS, *HEADS, *INT8]),
+    chain(BASE.but({"d_model": 96, "weight_bits": 8}), FLOAT16),
+    chain(BASE.but({"d_model": 96, "weight_bits": 8, "rows": 20}, images=10), BFLOAT16),
     *(chain(BASE.but(**factor), FLOAT16) for factor in CHAIN),
     *(chain(BASE.but(**factor), dtype) for factor in [*FACTORS, *CHAIN] for dtype in (BFLOAT16, FLOAT32)),
     *(WHOLE_B.but({"rows": rows}, images=rows // 2) for rows in (2, 4)),
     *(WHOLE_XL.but({"rows": rows}, images=rows // 2) for rows in (2, 4)),
+    *(case.but({"rows": rows, "weight_bits": 8}, images=rows // 2) for case in (WHOLE_B, WHOLE_XL) for rows in (2, 4)),
     chain(WHOLE_B.but({"rows": 128}, images=64), FLOAT16),
 ]
 
@@ -104,7 +112,7 @@ class Whole:
     def expected(self, token: Ints, position: Ints) -> Array:
         """The reference's logits; keeps its states."""
         residual = reference.step_embedding(
-            token, position, table=self.head["table"], **self.embedding, position_offset=self.case.position_offset
+            token, position, **self.embedding, position_offset=self.case.position_offset
         )
         return reference.step_head(self.placed.advance(residual), **self.head, eps=EPS)
 
@@ -119,27 +127,36 @@ def place(device: Device, case: StepCase, seed: int, active: NDArray[np.bool_] |
 
     embedding = {
         "class_embedding": normal(rows, d_model),
+        "table": normal(case.vocab_size, d_model, of=dtype),
         "position_table": normal(case.num_positions, d_model, of=dtype),
     }
-    head = {
-        "table": normal(case.vocab_size, d_model, of=dtype),
+    norms = {
         "final_modulation": normal(rows, 2, d_model, scale=0.3),
         "norm_f": normal(d_model),
         "norm_final": normal(d_model),
     }
-    of_dtype = ("table", "position_table")
+    pointers = {
+        name: device.array(values, dtype if name in ("table", "position_table") else FLOAT32).pointer
+        for name, values in (embedding | norms).items()
+    }
+    head, pointers["head"] = embedding["table"], pointers["table"]
+    if case.layers.weight_bits:
+        codes = rng.integers(-127, 128, head.shape)
+        scale = rounded(rng.uniform(0.5, 1.5, case.vocab_size) / 73, FLOAT32)
+        stored, head = device.plain(codes.shape, np.int8), codes * scale[:, None]
+        stored.fill(codes.astype(np.int8))
+        pointers |= {"head": stored.pointer, "head_scale": device.array(scale, FLOAT32).pointer}
     layers = Mamba2LayersParams.from_buffer_copy(placed.params)
     layers.residual = layers.residual_out = None
     token, position = (device.plain((case.images,), np.int32) for _ in range(2))
     logits = device.empty((rows, case.vocab_size), FLOAT32)
     params = Mamba2StepParams(
         layers=layers, positions=case.images, token=token.pointer, position=position.pointer, logits=logits.pointer,
-        **{name: getattr(case, name) for name in ("vocab_size", "num_positions", "position_offset")},
-        **{k: device.array(v, dtype if k in of_dtype else FLOAT32).pointer for k, v in (embedding | head).items()},
+        **{name: getattr(case, name) for name in ("vocab_size", "num_positions", "position_offset")}, **pointers,
     )  # fmt: skip
     size = device.library.workspace("mamba2_step", params)
     params.layers.workspace, params.layers.workspace_size = device.scratch(size).pointer, size
-    return Whole(case, placed, token, position, logits, embedding, head, params)
+    return Whole(case, placed, token, position, logits, embedding, norms | {"head": head}, params)
 
 
 def draw_step(case: StepCase, step: int) -> tuple[Ints, Ints]:

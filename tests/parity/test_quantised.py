@@ -6,6 +6,7 @@ held_out_codes.npz has 16 of the demo's held-out pictures as codes of its tokeni
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +24,32 @@ from aim_edge.runtime.floor import step_bytes
 from aim_edge.runtime.sampler import SamplingConfig
 
 CODES = Path(__file__).parent / "held_out_codes.npz"
-BITS = {"int8": 8, "int4": 4}
+BITS = {"int8": 8, "int4": 4, "layers-int8": 8}  # of the bundles; plugin-fused but for the last
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("quantised")
-    options = {"lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16"}
-    kinds: tuple[str | None, ...] = (None, "int8", "int4")
-    return {str(w): export_bundle("demo", folder / str(w), weights=w, **options) for w in kinds}  # type: ignore[arg-type]
+    made = {}
+    for kind in ("None", *BITS):
+        lowering, weights = split(kind)
+        made[kind] = export_bundle(
+            "demo", folder / kind, lowering=lowering, precision="float16", state_dtype="float16", weights=weights
+        )
+    return made
 
 
-@pytest.mark.parametrize("weights", BITS)
-def test_held_out_codes_are_foretold_as_well(bundles: dict[str, Path], weights: str) -> None:
+def split(kind: str) -> tuple[str, str | None]:
+    """Lowering and weights of a bundle."""
+    weights = kind.removeprefix("layers-")
+    return "plugin-fused" if weights == kind else "plugin-layers", None if weights == "None" else weights
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_held_out_codes_are_foretold_as_well(bundles: dict[str, Path], kind: str) -> None:
     labels, tokens = read_codes(CODES, 8)
-    report = compare_held_out(Side(bundles[weights]), Side(bundles["None"]), labels, tokens)
+    report = compare_held_out(Side(bundles[kind]), Side(bundles["None"]), labels, tokens)
+    weights = str(split(kind)[1])
     assert (report.weights, report.against_weights, report.allowed) == (weights, "float16", LOSS[weights])
     assert report.passed, report.line()
     assert 2.0 < report.against_cross_entropy < 3.0  # the demo's own is 2.53
@@ -59,36 +71,40 @@ def test_a_worse_model_is_found_out(bundles: dict[str, Path], tmp_path: Path) ->
     assert report.loss > 0.01
 
 
-@pytest.mark.parametrize("weights", BITS)
-def test_a_quantised_bundle_draws_and_keeps_its_gates(bundles: dict[str, Path], weights: str) -> None:
-    with Generator.open(bundles[weights], backend="ort-cpu") as generator:
+@pytest.mark.parametrize("kind", BITS)
+def test_a_quantised_bundle_draws_and_keeps_its_gates(bundles: dict[str, Path], kind: str) -> None:
+    with Generator.open(bundles[kind], backend="ort-cpu") as generator:
         images, tokens = generator.generate([0, 9], seed=1)
         assert images.shape == (2, 64, 64, 3)
         # scan and step are one model: continued from a prefix, the same codes follow.
         _, same = generator.generate([0, 9], seed=1, prefix_tokens=tokens[:, :128])
     assert (same == tokens).mean() > 0.6
-    report = compare_bundles(Side(bundles[weights]), Side(bundles["None"]), images=1, steps=32).report
+    report = compare_bundles(Side(bundles[kind]), Side(bundles["None"]), images=1, steps=32).report
     assert report.passed, report.failures
 
 
-@pytest.mark.parametrize("weights", BITS)
-def test_what_the_bundle_says_and_holds(bundles: dict[str, Path], weights: str, tmp_path: Path) -> None:
-    manifest = Bundle.open(bundles[weights]).manifest
+@pytest.mark.parametrize("kind", BITS)
+def test_what_the_bundle_says_and_holds(bundles: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    lowering, weights = split(kind)
+    assert weights is not None
+    manifest = Bundle.open(bundles[kind]).manifest
     record = manifest.quantisation
     assert record is not None
-    assert (record.weights, record.bits) == (weights, BITS[weights])
+    assert (record.weights, record.bits) == (weights, BITS[kind])
     assert bool(record.images) == bool(record.calibration_sha256) == (weights == "int4")
     for graph in ("step.trt.onnx", "scan.trt.onnx"):
-        model = onnx.load(str(bundles[weights] / graph), load_external_data=False)
-        nodes = [node for node in model.graph.node if node.op_type == "LinearQuantized"]
-        assert len(nodes) == 2 * manifest.contract.dims.n_layer + 1
-        assert not any(node.op_type == "Linear" for node in model.graph.node)
+        model = onnx.load(str(bundles[kind] / graph), load_external_data=False)
+        counts = Counter(node.op_type for node in model.graph.node)
+        one = lowering == "plugin-layers" and graph == "step.trt.onnx"  # operator for all layers
+        assert counts["LinearQuantized"] == (0 if one else 2 * manifest.contract.dims.n_layer) + 1
+        assert counts["Mamba2LayersQuantized"] == one
+        assert not counts["Linear"] and not counts["Mamba2Layers"]
     sizes = {name: (path / "weights.data").stat().st_size for name, path in bundles.items()}
-    assert sizes[weights] < sizes["None"]
+    assert sizes[kind] < sizes["None"]
     moved = step_bytes(manifest.contract, "float16", record).weights
     plain = step_bytes(manifest.contract, "float16").weights
     assert {"int8": 0.50, "int4": 0.25}[weights] * plain < moved < {"int8": 0.52, "int4": 0.28}[weights] * plain
-    file = bundles[weights] / "manifest.json"
+    file = bundles[kind] / "manifest.json"
     values = json.loads(file.read_text())
     values["quantisation"]["bits"] = 5
     with pytest.raises(BundleError, match="quantisation is"):
@@ -97,10 +113,15 @@ def test_what_the_bundle_says_and_holds(bundles: dict[str, Path], weights: str, 
     assert type(manifest).from_dict(values).quantisation is None
 
 
+IN_HALF = "and precision 'float16'"
+
+
 @pytest.mark.parametrize(
     ("lowering", "precision", "weights", "message"),
     [
-        ("primitive", "float16", "int8", "needs lowering 'plugin-fused' and precision 'float16'"),
+        ("primitive", "float16", "int8", f"needs lowering 'plugin-fused' or 'plugin-layers' {IN_HALF}"),
+        ("plugin-layers", "float32", "int8", f"needs lowering 'plugin-fused' or 'plugin-layers' {IN_HALF}"),
+        ("plugin-layers", "float16", "int4", "needs lowering 'plugin-fused' and precision 'float16'"),
         ("plugin-fused", "float32", "int4", "needs lowering 'plugin-fused' and precision 'float16'"),
         ("plugin-fused", "float16", "int5", "weights is 'int5'; allowed: int8, int4"),
     ],

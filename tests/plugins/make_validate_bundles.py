@@ -38,6 +38,7 @@ BUNDLES: dict[str, dict[str, Any]] = {
     "fused-int4": {"lowering": "plugin-fused", "precision": "float16", "state_dtype": "float16", "weights": "int4"},
     "layers-float32": {"lowering": "plugin-layers"},
     "layers-float16": {"lowering": "plugin-layers", "precision": "float16", "state_dtype": "float16"},
+    "layers-int8": {"lowering": "plugin-layers", "precision": "float16", "state_dtype": "float16", "weights": "int8"},
     "broken-plugin-float16": {"lowering": "plugin", "precision": "float16"},
 }  # fmt: skip
 

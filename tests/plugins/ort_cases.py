@@ -29,6 +29,7 @@ ELEMENTS = {
     "int32": TensorProto.INT32,
 }
 BOUNDS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
+PACKED = ("weight", "in_proj", "out_proj")  # codes, where they are int32
 # All different, so that no two dimensions can be taken for one another.
 SIZES = {"nheads": 6, "headdim": 16, "d_state": 32, "ngroups": 2, "d_conv": 4}
 
@@ -75,7 +76,7 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
     sizes |= {"positions": rows, "num_tokens": 9}
     sizes |= {"layers": 2, "ngroups": options.pop("groups_of_B", SIZES["ngroups"])}
-    sizes |= {"capacity": 5}
+    sizes |= {"capacity": 5, "in_words": 24, "out_words": sizes["nheads"] * sizes["headdim"] // 4}
     sizes |= {"chunks": 2, "blocks": 1, "out_channels": 3}
     if options.get("kind") == "mamba1":
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
@@ -104,6 +105,11 @@ def all_cases() -> list[Case]:
                       for norm in (0, 1) for residual in (0, 1)]  # fmt: skip
             cases += [make_case(name, activations, "float32", rows=2) for name in ("UpsampleConv", "NormConvImage")]
         for states in ("float32", "float16"):
+            if activations == "float16":
+                cases += [
+                    make_case("Mamba2LayersQuantized", activations, states),
+                    make_case("Mamba2LayersQuantized", activations, states, has_active=1, groups_of_B=1),
+                ]
             types = (activations, states)
             cases += [
                 make_case("CausalConv1d", *types, 5),
@@ -169,6 +175,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
         values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.7)
         if tensor["name"] in ("in_proj", "out_proj"):
             values *= np.float32(0.1)
+        if tensor["name"].endswith("_proj_scale"):
+            values = np.abs(values) * np.float32(0.001)
         if tensor["name"] == "A":
             values = -np.exp(values)
         if tensor["name"] == "counters":  # an empty history beside a state that holds something
@@ -177,8 +185,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
             values = np.abs(values) * np.float32(0.1)
         if tensor["name"] == "position":
             feeds["position"] = (np.arange(shape[0], dtype=np.int32) * 4 + 5) % case.sizes["num_tokens"]
-        elif tensor["name"] == "weight" and tensor["dtype"] == "int32":
-            feeds["weight"] = random.integers(-(2**31), 2**31, shape, np.int32)
+        elif tensor["name"] in PACKED and tensor["dtype"] == "int32":
+            feeds[tensor["name"]] = random.integers(-(2**31), 2**31, shape, np.int32)
         elif tensor["dtype"] == "int32":
             feeds[tensor["name"]] = (np.arange(shape[0]) != 1).astype(np.int32)
         else:
@@ -189,8 +197,9 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
 def expected(case: Case, feeds: Arrays) -> list[NDArray[np.float64]]:
     """The outputs in float64. An inactive row of a state is as it was; one of another output means nothing."""
     f = {name: value.astype(np.float64) for name, value in feeds.items() if name != "active"}
-    if "weight" in feeds and feeds["weight"].dtype == np.int32:
-        f["weight"] = _codes(feeds["weight"], case.attributes["bits"])
+    for name in PACKED:
+        if name in feeds and feeds[name].dtype == np.int32:
+            f[name] = _codes(feeds[name], case.attributes.get("bits", 8))
     made = _EXPECTED[case.operator](case, f)
     active = feeds.get("active", np.ones(case.sizes["rows"], np.int32)) != 0
     for tensor, value in zip(case.outputs(), made, strict=True):
@@ -233,6 +242,13 @@ def _layers(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     apart = [f.pop(name) for name in ("residual", "modulation")]
     states = [f.pop(name) for name in ("conv_state", "ssm_state")]
     return list(reference.mamba2_layers(*apart, f, *states, case.attributes["eps"]))
+
+
+def _layers_quantized(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    f = dict(f)
+    for name in ("in_proj", "out_proj"):
+        f[name] = f[name] * f.pop(f"{name}_scale")[..., None]
+    return _layers(case, f)
 
 
 def _lazy_step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
@@ -290,7 +306,7 @@ def _norm_conv(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
 
 
 def _codes(words: NDArray[np.int32], bits: int) -> NDArray[np.float64]:
-    """(out, words) as (out, in) codes."""
+    """(..., words) as (..., in) codes."""
     parts = np.ascontiguousarray(words).view(np.uint8).astype(np.int16)
     if bits == 8:
         return ((parts ^ 128) - 128).astype(np.float64)
@@ -303,6 +319,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "RmsNormGated": _norm,
     "Mamba2DecodeStep": _step,
     "Mamba2Layers": lambda case, f: _layers(case, dict(f)),
+    "Mamba2LayersQuantized": _layers_quantized,
     "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
     "CachedAttention": _attention,
@@ -321,7 +338,7 @@ def failures(case: Case, feeds: Arrays, found: Sequence[NDArray[np.float32]]) ->
     for tensor, got, want in zip(case.outputs(), found, expected(case, feeds), strict=True):
         checked = ~np.isnan(want)
         bound = max(BOUNDS[case.activations], BOUNDS[case.dtype(tensor)])
-        if case.operator == "Mamba2Layers":  # what the layers round adds up
+        if case.operator.startswith("Mamba2Layers"):  # what the layers round adds up
             bound *= 2
         if case.operator == "CachedAttention":  # its own key and value are read as the caches hold them
             bound = max(bound, BOUNDS[case.states])

@@ -80,7 +80,7 @@ VALID["Mamba2LazyStep"] = [
     for given in VALID["Mamba2DecodeStep"]
     for field in ([("fold_every", "int64", 16), given] if given[0] == "eps" else [given])
 ]
-VALID["Mamba2Layers"] = VALID["Mamba2DecodeStep"]
+VALID["Mamba2Layers"] = VALID["Mamba2LayersQuantized"] = VALID["Mamba2DecodeStep"]
 MAMBA1 = {"kind": "mamba1", "nheads": 1536, "headdim": 1, "d_state": 16}
 
 
@@ -131,6 +131,11 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("Mamba2DecodeStep", changed("Mamba2DecodeStep", headdim=8), "headdim is 8; supported: 16, 32"),
     ("Mamba2DecodeStep", changed("Mamba2DecodeStep", has_active=-1), "'has_active' is -1; expected 0 or 1"),
     ("Mamba2Layers", changed("Mamba2Layers", d_state=8), "d_state is 8; supported: 16, 32"),
+    (
+        "Mamba2LayersQuantized",
+        changed("Mamba2LayersQuantized", nheads=3, headdim=16),
+        "nheads * headdim 48; with weight_bits 8 supported: steps of 32",
+    ),
     ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=129), "capacity is 129; supported: 2 to 128"),
     ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=0), "'fold_every' is 0; expected 1 to"),
     # A field that only an engine holds is not an attribute of a graph.

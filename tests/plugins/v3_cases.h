@@ -211,20 +211,29 @@ inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k
 }
 
 // int8 codes, four a word. The last of each is 0, so that a word is a number that every type here holds.
+inline Tensor code_words(const char* name, std::vector<int64_t> shape, uint32_t state) {
+    const auto word = [&] { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 9); };
+    return make_tensor(name, DataType::kINT32, std::move(shape), word);
+}
+
+// What they stand for: a scale for each `inputs` of them.
+inline std::vector<double> dense_of(const Tensor& words, const Tensor& scale, int64_t inputs) {
+    std::vector<double> dense(words.values.size() * 4);
+    for (size_t at = 0; at < dense.size(); ++at) {
+        const int64_t stored = static_cast<int64_t>(words.values[at / 4]) >> 8 * (at % 4) & 255;
+        dense[at] = static_cast<double>(stored > 127 ? stored - 256 : stored) * scale.values[at / inputs];
+    }
+    return dense;
+}
+
 inline Case linear_quantized_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
     Draw draw(22);
     Case made{"LinearQuantized", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
     made.attributes = {number("aim_edge_version", 1), number("bits", 8), number("group_size", 0)};
-    uint32_t state = 1;
-    const auto word = [&] { return static_cast<double>((state = state * 1664525u + 1013904223u) >> 9); };
-    made.inputs = {draw.normal("x", type, {rows, k}), make_tensor("weight", DataType::kINT32, {n, k / 4}, word),
+    made.inputs = {draw.normal("x", type, {rows, k}), code_words("weight", {n, k / 4}, 1),
                    draw.uniform("scale", {n, 1}, 0.001, 0.002)};
     const auto& in = made.inputs;
-    std::vector<double> dense(n * k);
-    for (int64_t at = 0; at < n * k; ++at) {
-        const int64_t stored = static_cast<int64_t>(in[1].values[at / 4]) >> 8 * (at % 4) & 255;
-        dense[at] = static_cast<double>(stored > 127 ? stored - 256 : stored) * in[2].values[at / k];
-    }
+    const std::vector<double> dense = dense_of(in[1], in[2], k);
     made.outputs = {Tensor{"y", type, {rows, n}, reference::linear(rows, k, n, in[0].values, dense)}};
     return made;
 }
@@ -299,7 +308,8 @@ inline Case step_case(const char* name, Types types, reference::ScanSizes n, int
 }
 
 // All layers of a step: the reference's parts one after another.
-inline Case layers_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked) {
+inline Case layers_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked,
+                        bool quantized = false) {
     Draw draw(21);
     const int64_t d_conv = 4, inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;
     const int64_t width = inner + conv_dim + n.nheads;
@@ -322,6 +332,16 @@ inline Case layers_case(const char* name, Types types, reference::ScanSizes n, i
                    draw.normal("out_proj", types.activations, {layers, d, inner}, 1.0 / std::sqrt(double(inner))),
                    draw.normal("conv_state", types.states, {n.rows, layers, conv_dim, d_conv - 1}),
                    draw.normal("ssm_state", types.states, {n.rows, layers, n.nheads, n.headdim, n.d_state})};
+    std::vector<double> in_proj = made.inputs[3].values, out_proj = made.inputs[10].values;
+    if (quantized) {
+        made.op = "Mamba2LayersQuantized";
+        made.inputs[3] = code_words("in_proj", {layers, width, d / 4}, 1);
+        made.inputs[10] = code_words("out_proj", {layers, d, inner / 4}, 2);
+        made.inputs.push_back(draw.uniform("in_proj_scale", {layers, width}, 0.001, 0.002));
+        made.inputs.push_back(draw.uniform("out_proj_scale", {layers, d}, 0.001, 0.002));
+        in_proj = dense_of(made.inputs[3], made.inputs[13], d);
+        out_proj = dense_of(made.inputs[10], made.inputs[14], inner);
+    }
     if (masked) made.inputs.push_back(activity(n.rows));
     const auto& in = made.inputs;
     // One layer's part of a stack; a state's rows each have all layers.
@@ -340,9 +360,9 @@ inline Case layers_case(const char* name, Types types, reference::ScanSizes n, i
         const auto x = reference::ada_ln_norm(3 * layers, d, i == 0 ? 0 : 3 * i - 1, 3 * i, 3 * i + 1, 1e-5f, hidden,
                                               residual, in[1].values, of(2));
         const auto step = reference::mamba2_decode_step(
-            n, d_conv, 1e-5f, reference::linear(n.rows, d, width, x, of(3)), of(4), of(5), of(6), of(7), of(8), of(9),
-            part(states[0], n.rows, layers, i), part(states[1], n.rows, layers, i));
-        hidden = reference::linear(n.rows, inner, d, step.out, of(10));
+            n, d_conv, 1e-5f, reference::linear(n.rows, d, width, x, part(in_proj, 1, layers, i)), of(4), of(5), of(6),
+            of(7), of(8), of(9), part(states[0], n.rows, layers, i), part(states[1], n.rows, layers, i));
+        hidden = reference::linear(n.rows, inner, d, step.out, part(out_proj, 1, layers, i));
         const std::vector<double>* after[2] = {&step.conv_state, &step.ssm_state};
         for (int kind = 0; kind < 2; ++kind) {
             const int64_t size = static_cast<int64_t>(after[kind]->size()) / n.rows;

@@ -67,6 +67,8 @@ inline std::vector<Case> all_cases() {
     cases.push_back(attention_case("in parts", half, {1, 1, 1200, 2, 64}));
     cases.push_back(step_case("masked", single, step, 3, true));
     cases.push_back(layers_case("one kernel, masked", half, {4, 1, heads, 32, state, 1, false, true}, 2, 96, true));
+    cases.push_back(layers_case("float16", half, step, 2, 96, false, true));
+    cases.push_back(layers_case("one kernel, masked", half, {4, 1, heads, 32, state, 1, false, true}, 2, 128, true, true));
     cases.push_back(lazy_case(step_case("masked", single, step, 3, true), single));
     cases.push_back(lazy_case(step_case("masked halves", half, step, 3, true), half));
     cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));

@@ -4,6 +4,9 @@
 // Up to four rows in float16 go, from sm_90 on, through one kernel that stays on the device for the whole step
 // (resident()): its blocks hand their numbers to each other through L2, and fetch weights ahead across the layers.
 // Anything else is a chain of the four operators above.
+//
+// in_proj and out_proj may be integers as linear_quantized has them with 8 bits; the chain's products are then that
+// operator's.
 #pragma once
 
 #include "aim_kernels/common.h"
@@ -21,6 +24,10 @@ struct Mamba2LayersParams {
     int32_t d_conv = 0;                    // 2, 3 or 4
     float eps = 1e-5f;                     // of both norms; >= 0
     DType dtype = DType::kFloat32;         // in_proj and out_proj, and what they multiply
+    int32_t weight_bits = 0;               // 0: in_proj and out_proj are of dtype; 8: int8, with a scale a feature, and
+                                           // dtype is not float32, d_model and d_inner are in steps of 32
+    // The int32 words that a feature of in_proj and of out_proj has, where the caller knows and wants it checked; 0: not told.
+    int64_t in_words = 0, out_words = 0;
     DType conv_state_dtype = DType::kFloat32;  // float32 or float16
     DType ssm_state_dtype = DType::kFloat32;   // float32 or float16
 
@@ -37,6 +44,8 @@ struct Mamba2LayersParams {
     const float* dt_bias = nullptr;        // (layers, nheads)
     const float* gated_norm_weight = nullptr;  // (layers, d_inner)
     const void* out_proj = nullptr;        // (layers, d_model, d_inner)
+    const float* in_proj_scale = nullptr;  // (layers, d_in_proj); only with weight_bits
+    const float* out_proj_scale = nullptr; // (layers, d_model); likewise
 
     const void* conv_state_in = nullptr;   // (rows, layers, conv_dim, d_conv - 1)
     void* conv_state_out = nullptr;        // same shape; may be conv_state_in

@@ -3,7 +3,7 @@
 //   residual = class_embedding where the position is 0, else table[token] + position_table[position + position_offset - 1]
 //   residual = mamba2_layers(residual)
 //   x = norm(norm(residual) * norm_f) * norm_final * (1 + scale) + shift, in dtype
-//   logits = x table^T, summed and left in float32
+//   logits = x head^T, summed and left in float32
 //
 // What mamba2_layers takes with one kernel, this does, too: the embedding is then its first loads, and the head's weights
 // follow the last layer's into shared memory. Anything else is a chain of operators.
@@ -13,7 +13,7 @@
 
 namespace aim_kernels {
 
-// What comes before and after the layers. Dense; pointers are 16-byte aligned but for token, position and logits.
+// What comes before and after the layers. Dense; pointers are 16-byte aligned but for token, position, head_scale and logits.
 struct StepEnds {
     int64_t positions = 0;                   // divides rows; row r follows token and position r % positions
     int32_t vocab_size = 0;                  // V, >= 1
@@ -23,7 +23,9 @@ struct StepEnds {
     const int32_t* token = nullptr;
     const int32_t* position = nullptr;
     const float* class_embedding = nullptr;  // (rows, d_model)
-    const void* table = nullptr;             // (V, d_model), of dtype: the embedding and the head
+    const void* table = nullptr;             // (V, d_model), of dtype
+    const void* head = nullptr;              // (V, d_model): as in_proj of dtype, where it may be table, or int8 codes
+    const float* head_scale = nullptr;       // (V), of codes
     const void* position_table = nullptr;    // (num_positions, d_model), of dtype
     const float* final_modulation = nullptr; // (rows, 2, d_model): shift, then scale
     const float* norm_f = nullptr;           // (d_model)
