@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const EndsArgs a) {
     }
 }
 
-// Both norms of a row, a block each. The second one's sum of squares is known with the first's: what the first divides by
-// is one number.
+// Both norms of a row, a block each. The second one's sum of squares is known with the first's: what the first divides
+// by is one number.
 __global__ void __launch_bounds__(kThreads) norms_kernel(const EndsArgs a) {
     __shared__ float scratch[2][kThreads / 32];
     wait_for_previous();

@@ -1,19 +1,20 @@
 // A whole decoding step but for the draw: the embedding, the layers of mamba2_layers, two norms in a row and the head.
 //
-//   residual = class_embedding where the position is 0, else table[token] + position_table[position + position_offset - 1]
+//   residual = class_embedding at position 0, else table[token] + position_table[position + position_offset - 1]
 //   residual = mamba2_layers(residual)
 //   x = norm(norm(residual) * norm_f) * norm_final * (1 + scale) + shift, in dtype
 //   logits = x head^T, summed and left in float32
 //
-// What mamba2_layers takes with one kernel, this does, too: the embedding is then its first loads, and the head's weights
-// follow the last layer's into shared memory. Anything else is a chain of operators.
+// What mamba2_layers takes with one kernel, this does, too: the embedding is then its first loads, and the head's
+// weights follow the last layer's into shared memory. Anything else is a chain of operators.
 #pragma once
 
 #include "aim_kernels/mamba2_layers.h"
 
 namespace aim_kernels {
 
-// What comes before and after the layers. Dense; pointers are 16-byte aligned but for token, position, head_scale and logits.
+// What comes before and after the layers. Dense; pointers are 16-byte aligned but for token, position, head_scale and
+// logits.
 struct StepEnds {
     int64_t positions = 0;                   // divides rows; row r follows token and position r % positions
     int32_t vocab_size = 0;                  // V, >= 1
@@ -34,7 +35,7 @@ struct StepEnds {
 };
 
 struct Mamba2StepParams {
-    Mamba2LayersParams layers;               // but for residual and residual_out, which are not used; eps is of all norms
+    Mamba2LayersParams layers;  // residual and residual_out are not used; eps is of all norms
     StepEnds ends;
 };
 
