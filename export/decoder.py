@@ -122,8 +122,8 @@ class _Decoder:
         if isinstance(self.recurrence, PluginFused) and not self.sequence:
             self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
         if isinstance(self.recurrence, PluginLayers) and not self.sequence:
-            outputs = self.recurrence.step(given, self.modulation)
-            return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
+            whole = self.recurrence.step(given, self.modulation)
+            return g.finish(self.name, self.spec, whole, list(self.recurrence.functions.values()))
         outputs: dict[str, ir.Value] = {}
         residual = self._embed(given)
         if isinstance(self.recurrence, PluginLayers):

@@ -36,9 +36,7 @@ def embed(
     return g.op("Where", g.unsqueeze(first, -1), label, x)
 
 
-def modulated(
-    g: GraphBuilder, x: ir.Value, weight: ir.Value, shift: ir.Value, scale: ir.Value, eps: float
-) -> ir.Value:
+def modulated(g: GraphBuilder, x: ir.Value, weight: ir.Value, shift: ir.Value, scale: ir.Value, eps: float) -> ir.Value:
     """norm(x) * (1 + scale) + shift, float32 up to the last cast."""
     normed = g.rms_norm(x, weight, eps)
     return g.act(g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift))
