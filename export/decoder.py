@@ -11,6 +11,7 @@ from aim_edge.aim.model import AimModel
 from aim_edge.runtime.contract import Contract
 
 from .builder import GraphBuilder
+from .ends import embed, head_input, modulated
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
 from .mixers_layers import PluginLayers
@@ -120,15 +121,12 @@ class _Decoder:
         self.vectors = self._vectors(self.modulation, count)
         if isinstance(self.recurrence, PluginFused) and not self.sequence:
             self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
+        if isinstance(self.recurrence, PluginLayers) and not self.sequence:
+            whole = self.recurrence.step(given, self.modulation)
+            return g.finish(self.name, self.spec, whole, list(self.recurrence.functions.values()))
         outputs: dict[str, ir.Value] = {}
         residual = self._embed(given)
         if isinstance(self.recurrence, PluginLayers):
-            if not self.sequence:
-                states = given["conv_state"], given["ssm_state"]
-                residual, *new = self.recurrence.layers(residual, self.modulation, *states)
-                outputs["conv_state_out"], outputs["ssm_state_out"] = new
-                outputs["logits"] = self._head(residual, given["final_modulation"])
-                return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
             for kind in ("conv_state", "ssm_state"):
                 given |= {f"{kind}_{i}": g.layer(given[kind], i, 1) for i in range(config.n_layer)}
         branch: Branch | None = None
@@ -178,7 +176,7 @@ class _Decoder:
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
         residual = self._joined(residual, branch)
-        return self._modulated(residual, norm, self.vectors[shift], self.vectors[scale], eps), residual
+        return modulated(self.g, residual, weight, self.vectors[shift], self.vectors[scale], eps), residual
 
     def _joined(self, residual: ir.Value, branch: Branch | None) -> ir.Value:
         g = self.g
@@ -196,40 +194,25 @@ class _Decoder:
         return g.split(flat, [self.config.d_model] * count)
 
     def _embed(self, given: dict[str, ir.Value]) -> ir.Value:
-        """Float32 input rows; at position 0 the class embedding takes the token's place."""
         g, w, config = self.g, self.w, self.config
-        position = given["position"]
+        position, label = given["position"], given["class_embedding"]
         if self.sequence:
             tokens = given["tokens"]
             length = g.op("Gather", g.op("Shape", tokens), g.const(1, "int64"), axis=0)
             steps = g.op("Range", g.const(0, "int32"), g.cast(length, "int32"), g.const(1, "int32"))
-            position = g.op("Add", g.unsqueeze(position, 1), steps)  # (B, L)
+            position, label = g.op("Add", g.unsqueeze(position, 1), steps), g.unsqueeze(label, 1)  # (B, L)
         else:
             tokens = given["token"]
-        one, zero = g.const(1, "int32"), g.const(0, "int32")
-        first = g.op("Equal", position, zero)
-        index = position if config.decode_position_offset else g.op("Max", g.op("Sub", position, one), zero)
-        word = g.op("Gather", w.stored("backbone.embeddings.word_embeddings.weight"), tokens, axis=0)
-        place = g.op("Gather", w.stored("backbone.embeddings.position_embeddings.weight"), index, axis=0)
-        x = g.op("Add", g.core(word), g.core(place))
-        x, first = (g.op("Concat", v, v, axis=0) for v in (x, first))  # both guidance rows follow one token
-        label = given["class_embedding"]
-        if self.sequence:
-            label = g.unsqueeze(label, 1)
-        return g.op("Where", g.unsqueeze(first, 2 if self.sequence else 1), label, x)
-
-    def _modulated(self, residual: ir.Value, norm: str, shift: ir.Value, scale: ir.Value, eps: float) -> ir.Value:
-        """norm(residual) * (1 + scale) + shift, float32 up to the last cast."""
-        g = self.g
-        normed = g.rms_norm(residual, self.w.full(norm), eps)
-        return g.act(g.op("Add", g.op("Mul", normed, g.op("Add", scale, g.const(1.0, "float32"))), shift))
+        words = w.stored("backbone.embeddings.word_embeddings.weight")
+        places = w.stored("backbone.embeddings.position_embeddings.weight")
+        return embed(g, config, tokens, position, label, words, places)
 
     def _head(self, x: ir.Value, final_modulation: ir.Value) -> ir.Value:
-        """Two norms in a row, as published, then the tied head; logits float32."""
+        """Both norms and the tied head; logits float32."""
         g, w, config = self.g, self.w, self.config
         shift, scale = self._vectors(final_modulation, 2)
-        x = g.rms_norm(x, w.full("backbone.norm_f.weight"), config.norm_epsilon)
-        x = self._modulated(x, "backbone.final_layer.norm_final.weight", shift, scale, 1e-5)
+        norms = w.full("backbone.norm_f.weight"), w.full("backbone.final_layer.norm_final.weight")
+        x = head_input(g, config, x, *norms, shift, scale)
         name = "backbone.embeddings.word_embeddings.weight"
         if name in w.quantised and isinstance(self.recurrence, PluginFused):
             return g.core(self.recurrence.linear_quantized(x, name))

@@ -1,20 +1,24 @@
-"""All layers of a step as one operator, `Mamba2Layers`; the scan graph as `Plugin`'s.
+"""A step as one operator, `Mamba2Step`; the scan graph as `Plugin`'s.
 
-With int8 weights it is `Mamba2LayersQuantized`, and the scan graph's products are `LinearQuantized`. Weights and
+With int8 weights it is `Mamba2StepQuantized`, and the scan graph's products are `LinearQuantized`. Weights and
 states of the layers are stacked: one tensor each, the layer its first dimension (after the rows).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
 from aim_edge.aim.config import AimConfig
 
 from .builder import GraphBuilder
-from .mixers import Pair, Primitive, Triple
+from .ends import FINAL_EPS, embed, head_input, modulated
+from .mixers import Pair, Primitive
 from .mixers_plugin import PluginFused, call_operator, linear_body, linear_quantized_body, step_body
+from .quantize import HEAD
 
-EPS = 1e-5  # the operator has one for both of its norms
+EPS = FINAL_EPS  # the operator has one for all of its norms
 
 # The operator's weights between `modulation` and the states: (input, parameter in its layer).
 _WEIGHTS = (
@@ -34,7 +38,7 @@ _LAYERS = "backbone.layers."
 
 
 def check_layers(config: AimConfig) -> None:
-    """Raises ValueError, naming everything that `Mamba2Layers` does not have, where a model needs it."""
+    """Raises ValueError, naming everything that `Mamba2Step` does not have, where a model needs it."""
     bad = []
     if config.layer != "Mamba2":
         bad.append(f"layer {config.layer!r} (it has Mamba2)")
@@ -47,33 +51,39 @@ def check_layers(config: AimConfig) -> None:
 
 
 class PluginLayers(PluginFused):
-    """The step graph's layers as one operator."""
+    """The whole step graph as one operator."""
 
-    def layers(
-        self, residual: ir.Value, modulation: ir.Value, conv_state: ir.Value, ssm_state: ir.Value
-    ) -> Triple:
-        """From residual (rows, d_model), modulation (rows, 3 n_layer, d_model) and stacked states: all but it."""
-        config = self.config
+    def step(self, given: Mapping[str, ir.Value], modulation: ir.Value) -> dict[str, ir.Value]:
+        """From the step graph's inputs, and their modulation as (rows, 3 n_layer, d_model): its outputs."""
+        config, w = self.config, self.weights
+        table = w.stored(HEAD)
+        ends = [
+            *(given[name] for name in ("token", "position", "class_embedding")),
+            table, w.stored("backbone.embeddings.position_embeddings.weight"), given["final_modulation"],
+            w.full("backbone.norm_f.weight"), w.full("backbone.final_layer.norm_final.weight"),
+        ]  # fmt: skip
         weights, scales = [], []
         for name, parameter in _WEIGHTS:
             if name in _PRODUCTS and self._quantised:
-                words, scale = self.weights.stacked_codes(config.n_layer, parameter)
+                words, scale = w.stacked_codes(config.n_layer, parameter)
                 weights.append(words)
                 scales.append(scale)
             else:
                 weights.append(self._stacked(name, parameter))
-        operator = "Mamba2LayersQuantized" if scales else "Mamba2Layers"
+        if scales:
+            scales += w.codes(HEAD)
+        states = given["conv_state"], given["ssm_state"]
 
         def body(g: GraphBuilder, *inputs: ir.Value) -> tuple[ir.Value, ...]:
-            return _body(Primitive(g, self.weights, config, False, self.state_dtype), inputs)
+            return _body(Primitive(g, w, config, False, self.state_dtype), inputs)
 
-        out, conv_state, ssm_state = call_operator(
-            self.builder, self.functions, operator,
-            (residual, modulation, *weights, conv_state, ssm_state, *scales), body, outputs=3,
+        outputs = call_operator(
+            self.builder, self.functions, "Mamba2StepQuantized" if scales else "Mamba2Step",
+            (*ends, modulation, *weights, *states, *scales), body, outputs=3,
             nheads=config.nheads, headdim=config.headdim, d_state=config.d_state, ngroups=config.ngroups,
-            d_conv=config.d_conv, eps=EPS, has_active=0,
+            d_conv=config.d_conv, position_offset=int(config.decode_position_offset), eps=EPS, has_active=0,
         )  # fmt: skip
-        return out, conv_state, ssm_state
+        return dict(zip(("logits", "conv_state_out", "ssm_state_out"), outputs, strict=True))
 
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """Of the scan graph: a layer of the stack, so that it is stored once."""
@@ -116,26 +126,29 @@ class PluginLayers(PluginFused):
 
 
 def _body(p: Primitive, inputs: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
-    """The layers one after another, by the other operators' bodies."""
+    """The embedding, the layers one after another by the other operators' bodies, the head."""
     g, config = p.builder, p.config
-    residual, modulation, *weights = inputs[:11]
-    conv_state, ssm_state, *scales = inputs[11:]
+    token, position, label, table, places, final, norm_f, norm_final, modulation, *weights = inputs[:18]
+    conv_state, ssm_state, *scales = inputs[18:]
+    residual = embed(g, config, token, position, label, table, places)
     conv: list[ir.Value] = []
     ssm: list[ir.Value] = []
     for i in range(config.n_layer):
         shift, scale, gate = (g.layer(modulation, 3 * i + k, 1) for k in range(3))
         norm, in_proj, conv_weight, conv_bias, a, d, dt_bias, gated_norm, out_proj = (g.layer(w, i, 0) for w in weights)
-        x = g.op("Mul", g.rms_norm(residual, norm, EPS), g.op("Add", scale, g.const(1.0, "float32")))
-        of_layer = [g.unsqueeze(g.layer(scale, i, 0), 1) for scale in scales]
-
-        def product(x: ir.Value, weight: ir.Value, *scale: ir.Value) -> ir.Value:
-            return (linear_quantized_body(p, x, weight, *scale) if scale else linear_body(g, x, weight))[0]
-
-        zxbcdt = product(g.act(g.op("Add", x, shift)), in_proj, *of_layer[:1])
+        of_layer = [g.unsqueeze(g.layer(scale, i, 0), 1) for scale in scales[:2]]
+        zxbcdt = _product(p, modulated(g, residual, norm, shift, scale, EPS), in_proj, *of_layer[:1])
         states = g.layer(conv_state, i, 1), g.layer(ssm_state, i, 1)
         y, *new = step_body(p, zxbcdt, conv_weight, conv_bias, a, d, dt_bias, gated_norm, *states)
-        hidden = product(y, out_proj, *of_layer[1:])
+        hidden = _product(p, y, out_proj, *of_layer[1:])
         residual = g.op("Add", residual, g.op("Mul", g.core(hidden), gate))
         for kept, state in zip((conv, ssm), new, strict=True):
             kept.append(g.unsqueeze(state, 1))
-    return residual, g.op("Concat", *conv, axis=1), g.op("Concat", *ssm, axis=1)
+    shift, scale = (g.layer(final, k, 1) for k in range(2))
+    x = head_input(g, config, residual, norm_f, norm_final, shift, scale)
+    logits = g.core(_product(p, x, *(scales[2:] or [table])))
+    return logits, g.op("Concat", *conv, axis=1), g.op("Concat", *ssm, axis=1)
+
+
+def _product(p: Primitive, x: ir.Value, weight: ir.Value, *scale: ir.Value) -> ir.Value:
+    return (linear_quantized_body(p, x, weight, *scale) if scale else linear_body(p.builder, x, weight))[0]

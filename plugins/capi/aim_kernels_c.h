@@ -127,7 +127,7 @@ typedef struct aim_rms_norm_gated_params {
 typedef struct aim_linear_params {
     uint64_t size;
     int64_t rows, in_features, out_features;
-    int32_t dtype, reserved;
+    int32_t dtype, float32_y;
     const void* x;
     const void* weight;
     void* y;
@@ -145,7 +145,7 @@ typedef struct aim_swi_glu_params {
 typedef struct aim_linear_quantized_params {
     uint64_t size;
     int64_t rows, in_features, out_features;
-    int32_t bits, group_size, dtype, reserved;
+    int32_t bits, group_size, dtype, float32_y;
     const void* x;
     const void* weight;
     const float* scale;
@@ -240,6 +240,24 @@ typedef struct aim_mamba2_layers_params {
     uint64_t workspace_size;
 } aim_mamba2_layers_params;
 
+typedef struct aim_mamba2_step_params {
+    uint64_t size;
+    aim_mamba2_layers_params layers;
+    int64_t positions;
+    int32_t vocab_size, num_positions, position_offset, reserved;
+    const int32_t* token;
+    const int32_t* position;
+    const float* class_embedding;
+    const void* table;
+    const void* head;
+    const float* head_scale;
+    const void* position_table;
+    const float* final_modulation;
+    const float* norm_f;
+    const float* norm_final;
+    float* logits;
+} aim_mamba2_step_params;
+
 typedef struct aim_mamba2_lazy_step_params {
     uint64_t size;
     aim_mamba2_decode_step_params step;
@@ -299,6 +317,7 @@ AIM_API int aim_group_norm_silu(const aim_group_norm_silu_params* params, void* 
 AIM_API int aim_norm_conv(const aim_norm_conv_params* params, void* stream);
 AIM_API int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* params, void* stream);
 AIM_API int aim_mamba2_layers(const aim_mamba2_layers_params* params, void* stream);
+AIM_API int aim_mamba2_step(const aim_mamba2_step_params* params, void* stream);
 AIM_API int aim_mamba2_lazy_step(const aim_mamba2_lazy_step_params* params, void* stream);
 AIM_API int aim_sample(const aim_sample_params* params, void* stream);
 AIM_API int aim_image_to_uint8(const aim_image_params* params, void* stream);
@@ -311,9 +330,11 @@ AIM_API int aim_norm_conv_workspace(const aim_norm_conv_params* params, uint64_t
 AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* params, uint64_t* bytes);
+AIM_API int aim_mamba2_step_workspace(const aim_mamba2_step_params* params, uint64_t* bytes);
 
 /* 1 where the current device takes these sizes and types with one kernel, else 0. */
 AIM_API int aim_mamba2_layers_resident(const aim_mamba2_layers_params* params);
+AIM_API int aim_mamba2_step_resident(const aim_mamba2_step_params* params);
 
 AIM_API int aim_version(void);                     /* major * 10000 + minor * 100 + patch */
 AIM_API int aim_check_device(void);                /* AIM_UNSUPPORTED_ARCH: no code for the current device */

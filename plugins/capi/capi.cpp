@@ -153,6 +153,7 @@ LinearParams convert(const aim_linear_params& from) {
     to.in_features = from.in_features;
     to.out_features = from.out_features;
     to.dtype = dtype_of(from.dtype);
+    to.float32_y = from.float32_y != 0;
     to.x = from.x;
     to.weight = from.weight;
     to.y = from.y;
@@ -178,6 +179,7 @@ LinearQuantizedParams convert(const aim_linear_quantized_params& from) {
     to.bits = from.bits;
     to.group_size = from.group_size;
     to.dtype = dtype_of(from.dtype);
+    to.float32_y = from.float32_y != 0;
     to.x = from.x;
     to.weight = from.weight;
     to.scale = from.scale;
@@ -327,6 +329,27 @@ Mamba2LayersParams convert(const aim_mamba2_layers_params& from) {
     return to;
 }
 
+Mamba2StepParams convert(const aim_mamba2_step_params& from) {
+    Mamba2StepParams to;
+    to.layers = convert(from.layers);
+    to.ends.positions = from.positions;
+    to.ends.vocab_size = from.vocab_size;
+    to.ends.num_positions = from.num_positions;
+    to.ends.position_offset = from.position_offset;
+    to.ends.token = from.token;
+    to.ends.position = from.position;
+    to.ends.class_embedding = from.class_embedding;
+    to.ends.table = from.table;
+    to.ends.head = from.head;
+    to.ends.head_scale = from.head_scale;
+    to.ends.position_table = from.position_table;
+    to.ends.final_modulation = from.final_modulation;
+    to.ends.norm_f = from.norm_f;
+    to.ends.norm_final = from.norm_final;
+    to.ends.logits = from.logits;
+    return to;
+}
+
 SampleParams convert(const aim_sample_params& from) {
     SampleParams to;
     to.batch = from.batch;
@@ -394,6 +417,7 @@ int aim_mamba2_decode_step(const aim_mamba2_decode_step_params* p, void* stream)
     return run("mamba2_decode_step", p, stream);
 }
 int aim_mamba2_layers(const aim_mamba2_layers_params* p, void* stream) { return run("mamba2_layers", p, stream); }
+int aim_mamba2_step(const aim_mamba2_step_params* p, void* stream) { return run("mamba2_step", p, stream); }
 int aim_mamba2_lazy_step(const aim_mamba2_lazy_step_params* p, void* stream) {
     return run("mamba2_lazy_step", p, stream);
 }
@@ -419,6 +443,12 @@ int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* p, uint64_t* byt
 }
 int aim_mamba2_layers_resident(const aim_mamba2_layers_params* p) {
     return check_struct("mamba2_layers", p) == Status::kSuccess && resident(convert(*p));
+}
+int aim_mamba2_step_workspace(const aim_mamba2_step_params* p, uint64_t* bytes) {
+    return workspace("mamba2_step", p, bytes);
+}
+int aim_mamba2_step_resident(const aim_mamba2_step_params* p) {
+    return check_struct("mamba2_step", p) == Status::kSuccess && resident(convert(*p));
 }
 int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* p, uint64_t* bytes) {
     return workspace("mamba2_lazy_step", p, bytes);

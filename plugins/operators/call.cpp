@@ -139,6 +139,8 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kRmsNormGated: return use(rms_norm_gated_params(call));
         case OperatorKind::kMamba2Layers: return use(mamba2_layers_params(call));
         case OperatorKind::kMamba2LayersQuantized: return use(mamba2_layers_quantized_params(call));
+        case OperatorKind::kMamba2Step: return use(mamba2_step_params(call));
+        case OperatorKind::kMamba2StepQuantized: return use(mamba2_step_quantized_params(call));
         case OperatorKind::kMamba2LazyStep: return use(mamba2_lazy_step_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
@@ -179,14 +181,16 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
     const bool quantized = kind == OperatorKind::kLinearQuantized;
-    const int64_t model = kind == OperatorKind::kMamba2LayersQuantized ? 32 : kind == OperatorKind::kMamba2Layers ? 8 : 4;
+    const bool codes = kind == OperatorKind::kMamba2LayersQuantized || kind == OperatorKind::kMamba2StepQuantized;
+    const bool stacked = kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2Step;
+    const int64_t model = codes ? 32 : stacked ? 8 : 4;
     const std::pair<Symbol, int64_t> smallest[] = {
         {kRows, std::max<int64_t>(size[kPositions], 1)}, {kPositions, 1}, {kNumTokens, 1},
         {kLength, 1},        {kChannels, channels}, {kDConv, 2},      {kD, width},
         {kDModel, model},    {kVectors, vectors},
         {kInFeatures, quantized ? 32 : 8},       {kOutFeatures, 1},   {kBatch, 1},
         {kHeight, 1},   {kWidth, 1},         {kLayers, 1},          {kChunks, 1},      {kBlocks, blocks},
-        {kOutChannels, 1}, {kCapacity, std::max<int64_t>(2, size[kFoldEvery])}};
+        {kOutChannels, 1}, {kVocabSize, 1}, {kNumPositions, 1}, {kCapacity, std::max<int64_t>(2, size[kFoldEvery])}};
     if (quantized && size[kInFeatures] == 0) call.sizes.of[kWords] = call.sizes.of[kScales] = 0;  // not known yet
     if (size[kDModel] == 0) call.sizes.of[kInWords] = 0;                                          // likewise
     for (const auto& [symbol, value] : smallest) {
@@ -194,7 +198,7 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
     // Not known yet: these have no float32.
-    if ((is_norm_conv(kind) || quantized) && single) call.activations = aim_kernels::DType::kFloat16;
+    if ((is_norm_conv(kind) || quantized || codes) && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 
@@ -207,6 +211,10 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     if (kind == OperatorKind::kMamba2Layers) return aim_kernels::workspace_bytes(mamba2_layers_params(call));
     if (kind == OperatorKind::kMamba2LayersQuantized) {
         return aim_kernels::workspace_bytes(mamba2_layers_quantized_params(call));
+    }
+    if (kind == OperatorKind::kMamba2Step) return aim_kernels::workspace_bytes(mamba2_step_params(call));
+    if (kind == OperatorKind::kMamba2StepQuantized) {
+        return aim_kernels::workspace_bytes(mamba2_step_quantized_params(call));
     }
     if (kind == OperatorKind::kCachedAttention) return aim_kernels::workspace_bytes(cached_attention_params(call));
     return 0;

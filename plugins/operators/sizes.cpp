@@ -65,7 +65,8 @@ int64_t evaluate(const DimRow& dim, const Sizes& sizes) noexcept {
 
 bool has_conv_dim(OperatorKind kind) noexcept {
     return kind == OperatorKind::kMamba2DecodeStep || kind == OperatorKind::kMamba2LazyStep ||
-           kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2LayersQuantized;
+           kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2LayersQuantized ||
+           kind == OperatorKind::kMamba2Step || kind == OperatorKind::kMamba2StepQuantized;
 }
 
 int64_t conv_dim_of(const Sizes& sizes) noexcept {

@@ -1,5 +1,7 @@
 #include "step_call.h"
 
+#include <algorithm>
+
 #include "pointers.h"
 
 namespace aim_edge {
@@ -88,6 +90,50 @@ aim_kernels::Mamba2LayersParams mamba2_layers_quantized_params(const Call& call)
     p.in_proj_scale = floats(call.inputs[mamba2_layers_quantized::in_proj_scale]);
     p.out_proj_scale = floats(call.inputs[mamba2_layers_quantized::out_proj_scale]);
     p.active = ints(call.inputs[mamba2_layers_quantized::active]);
+    return p;
+}
+
+// From the modulation on a step's tensors are those of Mamba2Layers, as many numbers further on.
+constexpr int kLayersAt = int{mamba2_step::modulation} - int{mamba2_layers::modulation};
+static_assert(int{mamba2_step::ssm_state} == int{mamba2_layers::ssm_state} + kLayersAt);
+static_assert(int{mamba2_step::ssm_state_out} == int{mamba2_layers::ssm_state_out});
+static_assert(int{mamba2_step_quantized::ssm_state} == int{mamba2_step::ssm_state});
+
+aim_kernels::Mamba2StepParams mamba2_step_params(const Call& call) noexcept {
+    Call layers = call;
+    std::copy(call.inputs + kLayersAt, call.inputs + kMaxInputs, layers.inputs);
+    aim_kernels::Mamba2StepParams p;
+    p.layers = mamba2_layers_params(layers);
+    p.layers.residual = nullptr;
+    p.layers.residual_out = nullptr;
+    p.layers.active = ints(call.inputs[mamba2_step::active]);
+    p.ends.positions = call.sizes.of[kPositions];
+    p.ends.vocab_size = narrow(call.sizes.of[kVocabSize]);
+    p.ends.num_positions = narrow(call.sizes.of[kNumPositions]);
+    p.ends.position_offset = narrow(call.sizes.of[kPositionOffset]);
+    p.ends.token = ints(call.inputs[mamba2_step::token]);
+    p.ends.position = ints(call.inputs[mamba2_step::position]);
+    p.ends.class_embedding = floats(call.inputs[mamba2_step::class_embedding]);
+    p.ends.table = call.inputs[mamba2_step::table];
+    p.ends.head = p.ends.table;
+    p.ends.position_table = call.inputs[mamba2_step::position_table];
+    p.ends.final_modulation = floats(call.inputs[mamba2_step::final_modulation]);
+    p.ends.norm_f = floats(call.inputs[mamba2_step::norm_f]);
+    p.ends.norm_final = floats(call.inputs[mamba2_step::norm_final]);
+    p.ends.logits = static_cast<float*>(call.outputs[mamba2_step::logits]);
+    return p;
+}
+
+aim_kernels::Mamba2StepParams mamba2_step_quantized_params(const Call& call) noexcept {
+    aim_kernels::Mamba2StepParams p = mamba2_step_params(call);
+    p.layers.weight_bits = 8;
+    p.layers.in_words = call.sizes.of[kInWords];
+    p.layers.out_words = call.sizes.of[kOutWords];
+    p.layers.in_proj_scale = floats(call.inputs[mamba2_step_quantized::in_proj_scale]);
+    p.layers.out_proj_scale = floats(call.inputs[mamba2_step_quantized::out_proj_scale]);
+    p.layers.active = ints(call.inputs[mamba2_step_quantized::active]);
+    p.ends.head = call.inputs[mamba2_step_quantized::head];
+    p.ends.head_scale = floats(call.inputs[mamba2_step_quantized::head_scale]);
     return p;
 }
 

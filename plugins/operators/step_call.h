@@ -8,6 +8,8 @@ namespace aim_edge {
 aim_kernels::Mamba2DecodeStepParams mamba2_decode_step_params(const Call& call) noexcept;
 aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept;
 aim_kernels::Mamba2LayersParams mamba2_layers_quantized_params(const Call& call) noexcept;
+aim_kernels::Mamba2StepParams mamba2_step_params(const Call& call) noexcept;
+aim_kernels::Mamba2StepParams mamba2_step_quantized_params(const Call& call) noexcept;
 aim_kernels::Mamba2LazyStepParams mamba2_lazy_step_params(const Call& call) noexcept;
 aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept;
 aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noexcept;

@@ -17,7 +17,7 @@ constexpr int kElementCount = 5;
 enum class Images : int8_t { kChannelsFirst, kEither, kChannelsLast };
 
 constexpr int kMaxAttributes = 9;
-constexpr int kMaxInputs = 16;
+constexpr int kMaxInputs = 25;
 constexpr int kMaxOutputs = 7;
 constexpr int kMaxRank = 6;
 

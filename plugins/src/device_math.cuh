@@ -35,7 +35,17 @@ __device__ __forceinline__ void store_any(void* base, DType dtype, int64_t index
     }
 }
 
-// The same load in two halves, for values of which a thread wants several: load_any converts within its branch and so
+// As T, or, where `single`, as float32.
+template <typename T>
+__device__ __forceinline__ void store_as(void* base, bool single, int64_t index, float value) {
+    if (single) {
+        static_cast<float*>(base)[index] = value;
+    } else {
+        from_float(static_cast<T*>(base)[index], value);
+    }
+}
+
+// load_any's load in two halves, for values of which a thread wants several: load_any converts within its branch and so
 // waits there, one latency a value. The bits wait for nothing until value_of.
 __device__ __forceinline__ unsigned load_bits(const void* base, DType dtype, int64_t index) {
     if (dtype == DType::kFloat32) return static_cast<const unsigned*>(base)[index];

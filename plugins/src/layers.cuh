@@ -1,7 +1,7 @@
-// The resident form of mamba2_layers: what its host side and its kernel share.
+// The resident form of mamba2_layers and mamba2_step: what its host side and its kernel share.
 #pragma once
 
-#include "aim_kernels/mamba2_layers.h"
+#include "aim_kernels/mamba2_step.h"
 #include "host.h"
 
 namespace aim_kernels {
@@ -31,7 +31,9 @@ struct Product {
 
 struct ResidentArgs {
     Mamba2LayersParams p;
+    StepEnds ends;          // of mamba2_step; logits null: of mamba2_layers
     Product product[2];     // in_proj, out_proj
+    Product head;           // of mamba2_step
     int units = 0;          // that shared memory holds
     int d_inner = 0;
     int conv_dim = 0;
@@ -44,9 +46,11 @@ struct ResidentArgs {
     Word* hidden = nullptr; // (rows, d_model / 2), likewise
 };
 
-bool resident_fits(const Mamba2LayersParams& params, const DeviceInfo& device) noexcept;
+// `ends`: of a step; null for its layers alone.
+bool resident_fits(const Mamba2LayersParams& params, const StepEnds* ends, const DeviceInfo& device) noexcept;
 size_t resident_workspace(const Mamba2LayersParams& params) noexcept;
-Status launch_resident(const Mamba2LayersParams& params, const DeviceInfo& device, cudaStream_t stream) noexcept;
+Status launch_resident(const Mamba2LayersParams& params, const StepEnds* ends, const DeviceInfo& device,
+                       cudaStream_t stream) noexcept;
 
 }  // namespace detail
 }  // namespace aim_kernels

@@ -30,7 +30,9 @@ __host__ __device__ inline ResidentLayout layout_of(const ResidentArgs& a, int u
     at.bc = (at.partial + (features << a.row_shift) * kPartialLine * 4 + 15) / 16 * 16;
     at.lines = at.bc + 2 * a.p.d_state * 4;
     at.scratch = at.lines + (a.lines_a_block + 16) * static_cast<int>(sizeof(LineInput));
-    at.total = at.scratch + kResidentWarps * 4;
+    const int head = at.x + kResidentThreads * kPartialLine * 4;  // its partial sums lie where x and the rest were
+    if (a.head.features > 0 && at.scratch < head) at.scratch = head;
+    at.total = at.scratch + 2 * kResidentWarps * 4;
     return at;
 }
 

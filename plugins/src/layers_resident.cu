@@ -1,4 +1,4 @@
-// mamba2_layers for few rows: what the kernel can take, how its work is divided, and its launch.
+// mamba2_layers and mamba2_step for few rows: what the kernel can take, how its work is divided, and its launch.
 #include "layers_resident.cuh"
 
 namespace aim_kernels {
@@ -28,7 +28,7 @@ Product divide(const void* weight, const float* scale, int features, int inputs,
     return m;
 }
 
-ResidentArgs arguments(const Mamba2LayersParams& p, int blocks) noexcept {
+ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int blocks) noexcept {
     ResidentArgs a;
     a.p = p;
     a.d_inner = p.nheads * p.headdim;
@@ -37,6 +37,10 @@ ResidentArgs arguments(const Mamba2LayersParams& p, int blocks) noexcept {
     const int item = p.weight_bits == 8 ? 1 : 2;
     a.product[0] = divide(p.in_proj, p.in_proj_scale, width, p.d_model, item, blocks);
     a.product[1] = divide(p.out_proj, p.out_proj_scale, p.d_model, a.d_inner, item, blocks);
+    if (ends != nullptr) {
+        a.ends = *ends;
+        a.head = divide(ends->head, ends->head_scale, ends->vocab_size, p.d_model, item, blocks);
+    }
     a.row_shift = p.rows <= 2 ? 1 : 2;
     a.blocks_a_row = p.rows < blocks ? blocks / static_cast<int>(p.rows) : 1;
     a.lines_a_block = static_cast<int>(ceil_div(a.d_inner, 2 * a.blocks_a_row)) * 2;
@@ -99,10 +103,10 @@ Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_
 
 }  // namespace
 
-bool resident_fits(const Mamba2LayersParams& p, const DeviceInfo& device) noexcept {
+bool resident_fits(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device) noexcept {
     if (p.dtype != DType::kFloat16 || !device.dependent_launch || !device.cooperative || p.rows > kMostRows) return false;
     if (p.ngroups != 1 || p.d_state > 128 || p.conv_state_dtype != p.ssm_state_dtype) return false;
-    const ResidentArgs a = arguments(p, blocks_of(device));
+    const ResidentArgs a = arguments(p, ends, blocks_of(device));
     const int64_t state = p.rows * p.layers * static_cast<int64_t>(a.d_inner) * p.d_state;
     const int chunk = p.weight_bits == 8 ? Chunk<int8_t>::kInputs : Chunk<__half>::kInputs;
     const bool whole_chunks = p.d_model % chunk == 0 && a.d_inner % chunk == 0;
@@ -119,9 +123,10 @@ size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
     return static_cast<size_t>(p.rows * words) * sizeof(Word);
 }
 
-Status launch_resident(const Mamba2LayersParams& p, const DeviceInfo& device, cudaStream_t stream) noexcept {
+Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device,
+                       cudaStream_t stream) noexcept {
     AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
-    ResidentArgs a = arguments(p, blocks_of(device));
+    ResidentArgs a = arguments(p, ends, blocks_of(device));
     a.units = units_of(a, device);
     if (p.weight_bits == 8) {
         return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, int8_t>(a, device, stream)

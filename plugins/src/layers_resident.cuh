@@ -5,8 +5,7 @@
 #pragma once
 
 #include "launch.cuh"
-#include "layers_parts.cuh"
-#include "layers_product.cuh"
+#include "layers_ends.cuh"
 
 namespace aim_kernels {
 namespace detail {
@@ -16,7 +15,8 @@ namespace detail {
 template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 struct Resident : Sizes<WIDTH, EXACT> {
     using T = __half;
-    using C = Chunk<W>;
+    static constexpr int kRows = ROWS;
+    static constexpr bool kExact = EXACT;
     using Base = Sizes<WIDTH, EXACT>;
     using Base::d_conv, Base::d_inner, Base::d_model, Base::d_state, Base::conv_dim, Base::headdim, Base::nheads;
     using Base::a, Base::width, Base::x_stride;
@@ -69,8 +69,15 @@ struct Resident : Sizes<WIDTH, EXACT> {
             makes = true;
             made.be(*this, of_row, channel);
         }
-        load_pairs(p.residual + row * d_model() + col, model_count, residual);
+        if (whole_step()) {
+            embed(*this, residual);
+        } else {
+            load_pairs(p.residual + row * d_model() + col, model_count, residual);
+        }
     }
+
+    // Whether the step's ends are this kernel's, too.
+    __device__ __forceinline__ bool whole_step() const { return a.ends.logits != nullptr; }
 
     static __device__ __forceinline__ void barrier() { named_barrier<1, kResidentThreads>(); }
 
@@ -79,17 +86,18 @@ struct Resident : Sizes<WIDTH, EXACT> {
         return row < rows && col < of ? (of - col + STEP - 1) / STEP : 0;
     }
 
-    // Sum over the threads of a row. A barrier.
-    __device__ __forceinline__ float row_sum(float value) {
+    // Sum over the threads of a row. A barrier. Two in a row use another part of the scratch each.
+    __device__ __forceinline__ float row_sum(float value, int part = 0) {
+        float* const sums = scratch + part * kResidentWarps;
 #pragma unroll
         for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
-        if (lane == 0) scratch[warp] = value;
+        if (lane == 0) sums[warp] = value;
         barrier();
         // Every lane adds all of its row's: quicker than shuffles.
         constexpr int WARPS = kResidentWarps / ROWS;
         value = 0.0f;
 #pragma unroll
-        for (int i = 0; i < WARPS; ++i) value += scratch[row * WARPS + i];
+        for (int i = 0; i < WARPS; ++i) value += sums[row * WARPS + i];
         return value;
     }
 
@@ -147,76 +155,22 @@ struct Resident : Sizes<WIDTH, EXACT> {
     template <int MOST>
     __device__ __forceinline__ float multiply(int which, int layer, Word* to) {
         const Product& m = a.product[which];
-        constexpr int ROUND = kResidentWarps * C::kInputs, CHUNKS = (MOST + ROUND - 1) / ROUND;  // a warp's, at most
-        const int inputs = which == 0 ? d_model() : d_inner();
-        const int line_bytes = EXACT ? inputs * static_cast<int>(sizeof(W)) + 64 : m.line;
-        const int unit_features = EXACT && kUnitBytes / line_bytes < 16 ? kUnitBytes / line_bytes : EXACT ? 16 : m.a_unit;
-        const int g = lane / 4, q = lane % 4;
-        const int features = ring.features_of_block(m), chunks = inputs / C::kInputs;
+        const int features = ring.features_of_block(m);
         // The feature that this thread sums.
         const int feature = tid / ROWS, of_row = tid % ROWS, at = static_cast<int>(blockIdx.x) * m.a_block + feature;
+        const bool mine = feature < features && of_row < rows;
         float scale = 1.0f;
-        if (sizeof(W) == 1 && feature < features) scale = m.scale[layer * (which == 0 ? width() : d_model()) + at];
-        // Past the last row that one again, past a unit's last feature likewise: sums that are not used.
-        const T* mine = x + min(g, rows - 1) * x_stride() + warp * C::kInputs + q * (C::kInputs / 4);
-        uint4 v[CHUNKS][C::kVectors];
-#pragma unroll
-        for (int i = 0; i < CHUNKS; ++i) {
-#pragma unroll
-            for (int j = 0; j < C::kVectors; ++j) {
-                v[i][j] = make_uint4(0, 0, 0, 0);
-                if (warp + i * kResidentWarps < chunks) v[i][j] = *reinterpret_cast<const uint4*>(mine + i * ROUND + j * 8);
-            }
-        }
-        constexpr int PIECE = kResidentWarps * kChunkBytes;  // from one of a warp's chunks to the next
-        const bool wide = unit_features > 8;
-        float* line = partial + (g * ROWS + 2 * q) * kPartialLine + warp;
-        for (int first = 0; first < features; first += unit_features, line += unit_features * ROWS * kPartialLine) {
-            const int last = min(unit_features, features - first) - 1;
-            const unsigned char* unit = ring.units + place * kUnitBytes + warp * kChunkBytes + q * 16;
-            const unsigned char *upper = unit + min(g, last) * line_bytes, *lower = unit + min(g + 8, last) * line_bytes;
-            // Four sums side by side: a product waits for the one before it in its sum.
-            float sums[2][2][4] = {}, sum[4];
-            barrier_wait(ring.full + place, parity);
-#pragma unroll
-            for (int i = 0; i < CHUNKS; ++i) {
-                // Without a branch where there is none to leave out: the loads of a unit then go out together.
-                if ((i + 1) * kResidentWarps > chunks && warp + i * kResidentWarps >= chunks) break;
-                const uint4 u = *reinterpret_cast<const uint4*>(upper + i * PIECE);
-                uint4 l = u;
-                if (wide) l = *reinterpret_cast<const uint4*>(lower + i * PIECE);
-                C::multiply(u, l, v[i], sums[i % 2][0], sums[i % 2][1]);
-            }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(ring.empty + place);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) sum[i] = (sums[0][0][i] + sums[0][1][i]) + (sums[1][0][i] + sums[1][1][i]);
-            if (++place == a.units) place = 0, parity ^= 1;
-            if (2 * q < ROWS) {
-                if (g <= last) line[0] = sum[0], line[kPartialLine] = sum[1];
-                if (wide && g + 8 <= last) {
-                    line[8 * ROWS * kPartialLine] = sum[2];
-                    line[(8 * ROWS + 1) * kPartialLine] = sum[3];
-                }
-            }
-        }
+        if (sizeof(W) == 1 && mine) scale = m.scale[layer * (which == 0 ? width() : d_model()) + at];
+        const int inputs = which == 0 ? d_model() : d_inner();
+        add_units<W>(*this, share_of<W, MOST>(*this, m, inputs), features, partial);
         barrier();
-        float total = 0.0f;
-        if (feature < features && of_row < rows) {
-            const float* from = partial + tid * kPartialLine;
-            float part[4] = {};
-#pragma unroll
-            for (int i = 0; i < kResidentWarps; ++i) part[i % 4] += from[i];
-            total = (part[0] + part[1]) + (part[2] + part[3]);
-            if (sizeof(W) == 1) total *= scale;
-        }
+        float total = mine ? sum_warps(partial + tid * kPartialLine) : 0.0f;
+        if (sizeof(W) == 1) total *= scale;
         if (which == 0) {
-            if (feature < features && of_row < rows) send(to + of_row * width() + at, total, layer);
+            if (mine) send(to + of_row * width() + at, total, layer);
         } else {
             const float next = __shfl_down_sync(0xffffffffu, total, ROWS);
-            if (feature < features && of_row < rows && feature % 2 == 0) {
-                send_pair(to + (of_row * d_model() + at) / 2, total, next, layer);
-            }
+            if (mine && feature % 2 == 0) send_pair(to + (of_row * d_model() + at) / 2, total, next, layer);
         }
         return total;
     }
@@ -338,6 +292,11 @@ struct Resident : Sizes<WIDTH, EXACT> {
         }
         float2 gate[HALF];
         load_pairs(p.modulation + ((row + 1) * 3 * p.layers - 1) * d_model() + col, model_count, gate);
+        if (whole_step()) {
+            final_norms(*this, gate);
+            head<W, 256 * WIDTH>(*this);
+            return;
+        }
         add_branch(p.layers - 1, gate);
         if (blockIdx.x != 0) return;
 #pragma unroll

@@ -116,28 +116,36 @@ struct WeightRing {
     // more, whatever the others of this block load waits behind them.
     template <typename W>
     __device__ void fetch(const ResidentArgs& a, int lane) const {
+        Fetched at;
+        for (int step = 0; step < 2 * a.p.layers; ++step) fetch_product<W>(a, a.product[step % 2], step / 2, lane, at);
+        if (a.head.features > 0) fetch_product<W>(a, a.head, 0, lane, at);
+    }
+
+private:
+    struct Fetched {
         int place = 0, before = -1;
         unsigned parity = 1, before_parity = 0;
-        for (int step = 0; step < 2 * a.p.layers; ++step) {
-            const Product& m = a.product[step % 2];
-            const int features = features_of_block(m);
-            const W* from = static_cast<const W*>(m.weight) +
-                            (static_cast<int64_t>(step / 2) * m.features + static_cast<int64_t>(blockIdx.x) * m.a_block) *
-                                m.inputs;
-            const unsigned bytes = static_cast<unsigned>(m.inputs) * sizeof(W);
-            for (int first = 0; first < features; first += m.a_unit) {
-                const int count = min(m.a_unit, features - first);
-                barrier_wait(empty + place, parity);
-                if (before >= 0) barrier_wait(full + before, before_parity);
-                if (lane == 0) barrier_expect(full + place, bytes * static_cast<unsigned>(count));
-                __syncwarp();
-                if (lane < count) {
-                    copy_bulk(units + place * kUnitBytes + lane * m.line,
-                              from + static_cast<int64_t>(first + lane) * m.inputs, bytes, full + place);
-                }
-                before = place, before_parity = parity ^ 1;
-                if (++place == a.units) place = 0, parity ^= 1;
+    };
+
+    template <typename W>
+    __device__ __forceinline__ void fetch_product(const ResidentArgs& a, const Product& m, int layer, int lane,
+                                                  Fetched& at) const {
+        const int features = features_of_block(m);
+        const int64_t line = static_cast<int64_t>(layer) * m.features + static_cast<int64_t>(blockIdx.x) * m.a_block;
+        const W* from = static_cast<const W*>(m.weight) + line * m.inputs;
+        const unsigned bytes = static_cast<unsigned>(m.inputs) * sizeof(W);
+        for (int first = 0; first < features; first += m.a_unit) {
+            const int count = min(m.a_unit, features - first);
+            barrier_wait(empty + at.place, at.parity);
+            if (at.before >= 0) barrier_wait(full + at.before, at.before_parity);
+            if (lane == 0) barrier_expect(full + at.place, bytes * static_cast<unsigned>(count));
+            __syncwarp();
+            if (lane < count) {
+                copy_bulk(units + at.place * kUnitBytes + lane * m.line, from + static_cast<int64_t>(first + lane) * m.inputs,
+                          bytes, full + at.place);
             }
+            at.before = at.place, at.before_parity = at.parity ^ 1;
+            if (++at.place == a.units) at.place = 0, at.parity ^= 1;
         }
     }
 };

@@ -106,13 +106,13 @@ __global__ void __launch_bounds__(WARPS * 32) linear_kernel(const LinearArgs a) 
         }
     }
     __syncthreads();
-    T* y = static_cast<T*>(p.y) + row0 * p.out_features + feature0;
+    const int64_t first_y = row0 * p.out_features + feature0;
     for (int i = tid; i < rows * BLOCK_FEATURES; i += WARPS * 32) {
         const int row = i / BLOCK_FEATURES, feature = i % BLOCK_FEATURES;
         float total = 0.0f;
 #pragma unroll
         for (int from = 0; from < WARPS; ++from) total += partial[from][row][feature];
-        if (feature < features) from_float(y[row * p.out_features + feature], total);
+        if (feature < features) store_as<T>(p.y, p.float32_y, first_y + row * p.out_features + feature, total);
     }
 }
 
@@ -147,9 +147,7 @@ __global__ void __launch_bounds__(128) plain_kernel(const LinearArgs a) {
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
         for (int offset = 16; offset > 0; offset /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], offset);
-        if (lane == 0 && r < rows) {
-            from_float(static_cast<T*>(p.y)[(row0 + r) * p.out_features + feature], sum[r]);
-        }
+        if (lane == 0 && r < rows) store_as<T>(p.y, p.float32_y, (row0 + r) * p.out_features + feature, sum[r]);
     }
 }
 

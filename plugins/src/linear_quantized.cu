@@ -167,14 +167,15 @@ __global__ void __launch_bounds__(WARPS * 32) linear_quantized_kernel(const Line
         }
     }
     __syncthreads();
-    T* y = static_cast<T*>(p.y) + row0 * p.out_features + feature0;
+    const int64_t first_y = row0 * p.out_features + feature0;
     for (int i = tid; i < rows * BLOCK_FEATURES; i += WARPS * 32) {
         const int row = i / BLOCK_FEATURES, feature = i % BLOCK_FEATURES;
         if (feature >= features) continue;
         float total = 0.0f;
 #pragma unroll
         for (int from = 0; from < WARPS; ++from) total += partial[from][row][feature];
-        from_float(y[row * p.out_features + feature], BITS == 8 ? total * scale[feature] : total);
+        if (BITS == 8) total *= scale[feature];
+        store_as<T>(p.y, p.float32_y, first_y + row * p.out_features + feature, total);
     }
 }
 
@@ -215,7 +216,7 @@ __global__ void __launch_bounds__(128) plain_kernel(const LinearQuantizedArgs a)
         for (int offset = 16; offset > 0; offset /= 2) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], offset);
         if (lane == 0 && r < rows) {
             const float total = BITS == 8 ? sum[r] * p.scale[feature] : sum[r];
-            from_float(static_cast<T*>(p.y)[(row0 + r) * p.out_features + feature], total);
+            store_as<T>(p.y, p.float32_y, (row0 + r) * p.out_features + feature, total);
         }
     }
 }

@@ -240,14 +240,14 @@ Status validate(const Mamba2LayersParams& p) noexcept {
 
 bool resident(const Mamba2LayersParams& p) noexcept {
     const DeviceInfo device = device_info();
-    return device.status == Status::kSuccess && validate_shapes(p) == Status::kSuccess && resident_fits(p, device);
+    return device.status == Status::kSuccess && validate_shapes(p) == Status::kSuccess && resident_fits(p, nullptr, device);
 }
 
 Status launch(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
     const DeviceInfo device = device_info();
     AIM_CHECK(device.status);
-    return resident_fits(p, device) ? launch_resident(p, device, stream) : launch_chain(p, stream);
+    return resident_fits(p, nullptr, device) ? launch_resident(p, nullptr, device, stream) : launch_chain(p, stream);
 }
 
 }  // namespace aim_kernels

@@ -119,7 +119,7 @@ class LinearParams(Params):
     _fields_ = [
         ("size", c_uint64),
         *_each(c_int64, "rows in_features out_features"),
-        *_each(c_int32, "dtype reserved"),
+        *_each(c_int32, "dtype float32_y"),
         *_each(c_void_p, "x weight y"),
     ]
 
@@ -137,7 +137,7 @@ class LinearQuantizedParams(Params):
     _fields_ = [
         ("size", c_uint64),
         *_each(c_int64, "rows in_features out_features"),
-        *_each(c_int32, "bits group_size dtype reserved"),
+        *_each(c_int32, "bits group_size dtype float32_y"),
         *_each(c_void_p, "x weight scale y"),
     ]
 
@@ -170,6 +170,17 @@ class Mamba2LayersParams(Params):
         *_each(c_void_p, "out_proj in_proj_scale out_proj_scale conv_state_in conv_state_out ssm_state_in"),
         *_each(c_void_p, "ssm_state_out residual_out active workspace"),
         ("workspace_size", c_uint64),
+    ]
+
+
+class Mamba2StepParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        ("layers", Mamba2LayersParams),
+        ("positions", c_int64),
+        *_each(c_int32, "vocab_size num_positions position_offset reserved"),
+        *_each(c_void_p, "token position class_embedding table head head_scale position_table final_modulation"),
+        *_each(c_void_p, "norm_f norm_final logits"),
     ]
 
 
@@ -214,6 +225,7 @@ OPERATORS: dict[str, type[Params]] = {
     "rms_norm_gated": RmsNormGatedParams,
     "mamba2_decode_step": Mamba2DecodeStepParams,
     "mamba2_layers": Mamba2LayersParams,
+    "mamba2_step": Mamba2StepParams,
     "mamba2_lazy_step": Mamba2LazyStepParams,
     "sample": SampleParams,
     "image_to_uint8": ImageParams,
@@ -236,11 +248,12 @@ class Library:
         self._c = ctypes.CDLL(str(path))
         for name, params in OPERATORS.items():
             getattr(self._c, f"aim_{name}").argtypes = [ctypes.POINTER(params), c_void_p]
-        workspaces = "selective_scan mamba2_decode_step mamba2_layers mamba2_lazy_step group_norm_silu norm_conv"
-        for name in (*workspaces.split(), "cached_attention"):
+        workspaces = "selective_scan mamba2_decode_step mamba2_layers mamba2_step mamba2_lazy_step group_norm_silu"
+        for name in (*workspaces.split(), "norm_conv", "cached_attention"):
             function = getattr(self._c, f"aim_{name}_workspace")
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
-        self._c.aim_mamba2_layers_resident.argtypes = [ctypes.POINTER(Mamba2LayersParams)]
+        for name in ("mamba2_layers", "mamba2_step"):
+            getattr(self._c, f"aim_{name}_resident").argtypes = [ctypes.POINTER(OPERATORS[name])]
         for name in ("last_error", "status_message", "supported_archs"):
             getattr(self._c, f"aim_{name}").restype = ctypes.c_char_p
         self._c.aim_status_message.argtypes = [c_int]
@@ -256,8 +269,9 @@ class Library:
         self._check(getattr(self._c, f"aim_{name}_workspace")(ctypes.byref(params), ctypes.byref(size)))
         return size.value
 
-    def resident(self, params: Mamba2LayersParams) -> bool:
-        return bool(self._c.aim_mamba2_layers_resident(ctypes.byref(params)))
+    def resident(self, params: Mamba2LayersParams | Mamba2StepParams) -> bool:
+        name = "mamba2_layers" if isinstance(params, Mamba2LayersParams) else "mamba2_step"
+        return bool(getattr(self._c, f"aim_{name}_resident")(ctypes.byref(params)))
 
     def check_device(self) -> None:
         self._check(self._c.aim_check_device())

@@ -203,3 +203,29 @@ def mamba2_layers(
         )  # fmt: skip
         hidden, gate = y @ w["out_proj"].T, 3 * i + 2
     return residual + hidden * modulation[:, gate], conv_out, ssm_out
+
+
+def step_embedding(
+    token: NDArray[np.int32], position: NDArray[np.int32], class_embedding: Array, table: Array, position_table: Array,
+    position_offset: int,
+) -> Array:  # fmt: skip
+    """The rows that a step begins with; a token or a place outside of its table is the nearest inside."""
+    image = np.arange(len(class_embedding)) % len(token)
+    word = table[np.clip(token, 0, len(table) - 1)]
+    place = position_table[np.clip(position + position_offset - 1, 0, len(position_table) - 1)]
+    return np.where((position == 0)[image, None], class_embedding, (word + place)[image])
+
+
+def step_head(
+    residual: Array, final_modulation: Array, norm_f: Array, norm_final: Array, head: Array, eps: float
+) -> Array:
+    """Logits: two norms in a row, the second one modulated, and the head."""
+
+    def norm(x: Array) -> Array:
+        normed: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+        return normed
+
+    shift, scale = final_modulation[:, 0], final_modulation[:, 1]
+    x = norm(norm(residual) * norm_f) * norm_final * (1 + scale) + shift
+    logits: Array = x @ head.T
+    return logits

@@ -28,6 +28,7 @@ from kernels import (
     test_linear_quantized,
     test_mamba2_layers,
     test_mamba2_lazy_step,
+    test_mamba2_step,
     test_norm_conv,
     test_rms_norm_gated,
     test_sample,
@@ -141,6 +142,11 @@ LAYERS = [  # any sizes, and AiM's own
     test_mamba2_layers.INT8.but(rows=3, layers=3, inactive=True),
     test_mamba2_layers.AIM_B.but(weight_bits=8, layers=2),
 ]
+STEPS = [
+    test_mamba2_step.BASE.but({"rows": 4, "inactive": True}, images=2, vocab_size=1402),
+    test_mamba2_step.chain(test_mamba2_step.BASE, FLOAT32),
+    *(test_mamba2_step.WHOLE_B.but({"layers": 2, "weight_bits": bits}) for bits in (0, 8)),
+]
 LAZY_STEPS = [  # over a first fold and another
     LazyCase("lazy", steps=18, in_place=True, inactive=True),
     LazyCase("lazy halves", steps=13, nheads=10, headdim=64, d_state=144, ngroups=2, ssm_state_dtype=FLOAT16),
@@ -157,6 +163,7 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_image.test_makes_the_pixels_of_the_host, IMAGES),
     (test_linear_quantized.test_matches_the_reference, QUANTIZED),
     (test_mamba2_layers.test_matches_the_reference, LAYERS),
+    (test_mamba2_step.test_matches_the_reference, STEPS),
     (test_mamba2_lazy_step.test_matches_the_plain_recurrence_over_folds, LAZY_STEPS),
 ]
 

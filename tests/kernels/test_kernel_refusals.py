@@ -39,6 +39,11 @@ LAYERS |= dict.fromkeys(("A", "D", "dt_bias", "gated_norm_weight", "out_proj", "
 LAYERS |= dict.fromkeys(("conv_state_in", "conv_state_out", "ssm_state_in", "ssm_state_out"), SOME)
 LAYERS |= dict.fromkeys(("out_proj_scale", "residual_out", "workspace"), SOME)
 BASES |= {"mamba2_layers": LAYERS}
+STEP = {"layers": abi.Mamba2LayersParams(**{k: v for k, v in LAYERS.items() if not k.startswith("residual")})}
+STEP |= {"positions": 1, "vocab_size": 5, "num_positions": 3, "position_offset": 1}
+STEP |= dict.fromkeys(("token", "position", "class_embedding", "table", "head", "head_scale", "position_table"), SOME)
+STEP |= dict.fromkeys(("final_modulation", "norm_f", "norm_final", "logits"), SOME)
+BASES |= {"mamba2_step": STEP}
 NORM_CONV = {"batch": 1, "in_channels": 64, "height": 4, "width": 4, "out_channels": 128, "groups": 32}
 NORM_CONV |= {"dtype": abi.FLOAT16, "workspace_size": 1 << 20}
 NORM_CONV |= dict.fromkeys(("x", "weight", "bias", "next_weight", "next_bias", "y", "next_affine", "workspace"), SOME)
@@ -103,6 +108,13 @@ REFUSED = [
     ("mamba2_layers", "in_proj_scale", None, abi.NULL_POINTER, ["in_proj_scale is null"]),
     ("mamba2_layers", "out_proj_scale", None, abi.NULL_POINTER, ["out_proj_scale is null"]),
     ("mamba2_layers", "out_proj", SOME + 8, abi.MISALIGNED, ["out_proj", "16"]),
+    ("mamba2_step", "positions", 2, abi.UNSUPPORTED_SHAPE, ["positions is 2", "divides rows"]),
+    ("mamba2_step", "vocab_size", 0, abi.UNSUPPORTED_SHAPE, ["vocab_size is 0"]),
+    ("mamba2_step", "num_positions", 0, abi.UNSUPPORTED_SHAPE, ["num_positions is 0"]),
+    ("mamba2_step", "position_offset", 2, abi.UNSUPPORTED_SHAPE, ["position_offset is 2", "0 and 1"]),
+    ("mamba2_step", "token", None, abi.NULL_POINTER, ["token is null"]),
+    ("mamba2_step", "head_scale", None, abi.NULL_POINTER, ["head_scale is null"]),
+    ("mamba2_step", "table", SOME + 8, abi.MISALIGNED, ["table", "16"]),
     ("linear_quantized", "in_features", 48, abi.UNSUPPORTED_SHAPE, ["in_features is 48", "steps of 32"]),
     ("linear_quantized", "out_features", 0, abi.UNSUPPORTED_SHAPE, ["out_features is 0"]),
     ("linear_quantized", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),

@@ -20,6 +20,7 @@ class LinearCase:
     in_features: int = 768
     out_features: int = 40
     dtype: int = FLOAT32
+    float32_y: bool = False
 
     @property
     def work(self) -> int:
@@ -48,7 +49,9 @@ FACTORS: list[dict[str, Any]] = [
     *({"rows": 65, "in_features": 768, "out_features": value} for value in (8, 56)),
     {"rows": 200, "in_features": 1536, "out_features": 48},
     {"rows": 33, "in_features": 3072, "out_features": 32},
+    *({"rows": value, "float32_y": True} for value in (2, 20, 70)),
     {"rows": 128, "in_features": 1536, "out_features": 768},
+    {"rows": 128, "in_features": 1536, "out_features": 768, "float32_y": True},
     {"rows": 512, "in_features": 768, "out_features": 3352},
     # AiM-B's and AiM-XL's projections and heads.
     *({"rows": value, "in_features": 768, "out_features": 3352} for value in (17, 65, 100, 127, 128, 129)),
@@ -66,12 +69,13 @@ def test_matches_the_reference(device: Device, case: LinearCase) -> None:
     rng = np.random.default_rng(case.in_features + case.rows)
     x = rounded(rng.standard_normal((case.rows, case.in_features)), case.dtype)
     weight = rounded(rng.standard_normal((case.out_features, case.in_features)) / np.sqrt(case.in_features), case.dtype)
-    y = device.empty((case.rows, case.out_features), case.dtype)
+    y = device.empty((case.rows, case.out_features), FLOAT32 if case.float32_y else case.dtype)
     params = LinearParams(
         rows=case.rows,
         in_features=case.in_features,
         out_features=case.out_features,
         dtype=case.dtype,
+        float32_y=case.float32_y,
         x=device.array(x, case.dtype).pointer,
         weight=device.array(weight, case.dtype).pointer,
         y=y.pointer,

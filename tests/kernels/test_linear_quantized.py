@@ -24,6 +24,7 @@ class QuantizedCase:
     out_features: int = 40
     bits: int = 8
     dtype: int = FLOAT16
+    float32_y: bool = False
 
     @property
     def work(self) -> int:
@@ -46,6 +47,7 @@ FACTORS: list[dict[str, Any]] = [
     *({"in_features": value} for value in (32, 64, 96, 128, 192, 1024, 1056, 1536, 3072, 4128, 8224)),
     *({"in_features": value, "rows": 20} for value in (384, 416, 800, 1056)),
     *({"out_features": value} for value in (1, 7, 8, 9, 15, 16, 17, 3352)),
+    *({"rows": value, "float32_y": True} for value in (2, 20, 70)),
     {"rows": 20, "in_features": 288, "out_features": 4256},
     {"rows": 128, "in_features": 1536, "out_features": 768},
     {"rows": 512, "in_features": 768, "out_features": 3352},
@@ -76,7 +78,7 @@ def test_matches_the_reference(device: Device, case: QuantizedCase) -> None:
     stored, scale, dense = draw(rng, case)
     weight = device.plain(stored.shape, np.uint8)
     weight.fill(stored)
-    y = device.empty((case.rows, case.out_features), case.dtype)
+    y = device.empty((case.rows, case.out_features), FLOAT32 if case.float32_y else case.dtype)
     params = LinearQuantizedParams(
         rows=case.rows,
         in_features=case.in_features,
@@ -84,6 +86,7 @@ def test_matches_the_reference(device: Device, case: QuantizedCase) -> None:
         bits=case.bits,
         group_size=0 if case.bits == 8 else GROUP,
         dtype=case.dtype,
+        float32_y=case.float32_y,
         x=device.array(x, case.dtype).pointer,
         weight=weight.pointer,
         scale=device.array(scale, FLOAT32).pointer,

@@ -229,8 +229,13 @@ def draw_residual(case: LayersCase, seed: int) -> Array:
 
 
 def check(placed: Placed, expected: Array, active: NDArray[np.bool_]) -> None:
-    case, bound = placed.case, 2 * BOUND[placed.case.dtype]
+    bound = 2 * BOUND[placed.case.dtype]
     assert relative_error(decode(placed.residual_out.read())[active], expected[active]) <= bound
+    check_states(placed, active)
+
+
+def check_states(placed: Placed, active: NDArray[np.bool_]) -> None:
+    case = placed.case
     ssm, conv = decode(placed.ssm_out.read()), decode(placed.conv_out.read())
     for i in range(case.layers):  # one by one: a layer that is wrong should not hide among the others
         bound = 2 * state_bound(case.dtype, case.ssm_state_dtype)

@@ -95,10 +95,10 @@ def test_what_the_bundle_says_and_holds(bundles: dict[str, Path], kind: str, tmp
     for graph in ("step.trt.onnx", "scan.trt.onnx"):
         model = onnx.load(str(bundles[kind] / graph), load_external_data=False)
         counts = Counter(node.op_type for node in model.graph.node)
-        one = lowering == "plugin-layers" and graph == "step.trt.onnx"  # operator for all layers
-        assert counts["LinearQuantized"] == (0 if one else 2 * manifest.contract.dims.n_layer) + 1
-        assert counts["Mamba2LayersQuantized"] == one
-        assert not counts["Linear"] and not counts["Mamba2Layers"]
+        one = lowering == "plugin-layers" and graph == "step.trt.onnx"  # operator for all of it
+        assert counts["LinearQuantized"] == (0 if one else 2 * manifest.contract.dims.n_layer + 1)
+        assert counts["Mamba2StepQuantized"] == one
+        assert not counts["Linear"] and not counts["Mamba2Step"]
     sizes = {name: (path / "weights.data").stat().st_size for name, path in bundles.items()}
     assert sizes[kind] < sizes["None"]
     moved = step_bytes(manifest.contract, "float16", record).weights

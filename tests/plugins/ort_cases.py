@@ -29,7 +29,7 @@ ELEMENTS = {
     "int32": TensorProto.INT32,
 }
 BOUNDS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
-PACKED = ("weight", "in_proj", "out_proj")  # codes, where they are int32
+PACKED = ("weight", "in_proj", "out_proj", "head")  # codes, where they are int32
 # All different, so that no two dimensions can be taken for one another.
 SIZES = {"nheads": 6, "headdim": 16, "d_state": 32, "ngroups": 2, "d_conv": 4}
 
@@ -74,7 +74,7 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     bits = options.get("bits", 8)
     sizes |= {"bits": bits, "group_size": 0 if bits == 8 else 128, "words": 96 * bits // 32, "scales": 1}
     sizes |= {"batch": rows, "height": 5, "width": 7, "groups": 4}
-    sizes |= {"positions": rows, "num_tokens": 9}
+    sizes |= {"positions": options.pop("images", rows), "num_tokens": 9, "num_positions": 9, "vocab_size": 29}
     sizes |= {"layers": 2, "ngroups": options.pop("groups_of_B", SIZES["ngroups"])}
     sizes |= {"capacity": 5, "in_words": 24, "out_words": sizes["nheads"] * sizes["headdim"] // 4}
     sizes |= {"chunks": 2, "blocks": 1, "out_channels": 3}
@@ -82,7 +82,7 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
-    plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1}
+    plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1, "position_offset": 1}
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)
@@ -109,6 +109,8 @@ def all_cases() -> list[Case]:
                 cases += [
                     make_case("Mamba2LayersQuantized", activations, states),
                     make_case("Mamba2LayersQuantized", activations, states, has_active=1, groups_of_B=1),
+                    make_case("Mamba2StepQuantized", activations, states),
+                    make_case("Mamba2StepQuantized", activations, states, rows=4, images=2, groups_of_B=1),
                 ]
             types = (activations, states)
             cases += [
@@ -124,6 +126,8 @@ def all_cases() -> list[Case]:
                 make_case("Mamba2DecodeStep", *types, has_active=1),
                 make_case("Mamba2Layers", *types),
                 make_case("Mamba2Layers", *types, has_active=1, groups_of_B=1),
+                make_case("Mamba2Step", *types),
+                make_case("Mamba2Step", *types, rows=4, images=2, groups_of_B=1, has_active=1, position_offset=0),
                 make_case("Mamba2LazyStep", *types),
                 make_case("Mamba2LazyStep", *types, has_active=1),
             ]
@@ -175,7 +179,7 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
         values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.7)
         if tensor["name"] in ("in_proj", "out_proj"):
             values *= np.float32(0.1)
-        if tensor["name"].endswith("_proj_scale"):
+        if tensor["name"].endswith("_scale"):
             values = np.abs(values) * np.float32(0.001)
         if tensor["name"] == "A":
             values = -np.exp(values)
@@ -185,6 +189,8 @@ def make_feeds(case: Case, seed: int = 0) -> Arrays:
             values = np.abs(values) * np.float32(0.1)
         if tensor["name"] == "position":
             feeds["position"] = (np.arange(shape[0], dtype=np.int32) * 4 + 5) % case.sizes["num_tokens"]
+        elif tensor["name"] == "token":
+            feeds["token"] = (np.arange(shape[0], dtype=np.int32) * 11 + 3) % case.sizes["vocab_size"]
         elif tensor["name"] in PACKED and tensor["dtype"] == "int32":
             feeds[tensor["name"]] = random.integers(-(2**31), 2**31, shape, np.int32)
         elif tensor["dtype"] == "int32":
@@ -249,6 +255,19 @@ def _layers_quantized(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     for name in ("in_proj", "out_proj"):
         f[name] = f[name] * f.pop(f"{name}_scale")[..., None]
     return _layers(case, f)
+
+
+def _whole_step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    f = dict(f)
+    token, position = (f.pop(name).astype(np.int32) for name in ("token", "position"))
+    table, eps = f.pop("table"), case.attributes["eps"]
+    embedding = [f.pop("class_embedding"), table, f.pop("position_table")]
+    norms = [f.pop(name) for name in ("final_modulation", "norm_f", "norm_final")]
+    head = f.pop("head") * f.pop("head_scale") if "head" in f else table
+    f["residual"] = reference.step_embedding(token, position, *embedding, case.attributes["position_offset"])
+    layers = _layers_quantized if "in_proj_scale" in f else _layers
+    residual, *states = layers(case, f)
+    return [reference.step_head(residual, *norms, head, eps), *states]
 
 
 def _lazy_step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
@@ -320,6 +339,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     "Mamba2DecodeStep": _step,
     "Mamba2Layers": lambda case, f: _layers(case, dict(f)),
     "Mamba2LayersQuantized": _layers_quantized,
+    **dict.fromkeys(("Mamba2Step", "Mamba2StepQuantized"), _whole_step),
     "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
     "CachedAttention": _attention,
@@ -338,7 +358,7 @@ def failures(case: Case, feeds: Arrays, found: Sequence[NDArray[np.float32]]) ->
     for tensor, got, want in zip(case.outputs(), found, expected(case, feeds), strict=True):
         checked = ~np.isnan(want)
         bound = max(BOUNDS[case.activations], BOUNDS[case.dtype(tensor)])
-        if case.operator.startswith("Mamba2Layers"):  # what the layers round adds up
+        if case.operator.startswith(("Mamba2Layers", "Mamba2Step")):  # what the layers round adds up
             bound *= 2
         if case.operator == "CachedAttention":  # its own key and value are read as the caches hold them
             bound = max(bound, BOUNDS[case.states])

@@ -307,9 +307,9 @@ inline Case step_case(const char* name, Types types, reference::ScanSizes n, int
     return made;
 }
 
-// All layers of a step: the reference's parts one after another.
+// All layers of a step: the reference's parts one after another. `given`: the residual, in place of a random one.
 inline Case layers_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked,
-                        bool quantized = false) {
+                        bool quantized = false, const std::vector<double>* given = nullptr) {
     Draw draw(21);
     const int64_t d_conv = 4, inner = n.nheads * n.headdim, conv_dim = inner + 2 * n.ngroups * n.d_state;
     const int64_t width = inner + conv_dim + n.nheads;
@@ -332,6 +332,7 @@ inline Case layers_case(const char* name, Types types, reference::ScanSizes n, i
                    draw.normal("out_proj", types.activations, {layers, d, inner}, 1.0 / std::sqrt(double(inner))),
                    draw.normal("conv_state", types.states, {n.rows, layers, conv_dim, d_conv - 1}),
                    draw.normal("ssm_state", types.states, {n.rows, layers, n.nheads, n.headdim, n.d_state})};
+    if (given != nullptr) made.inputs[0].values = *given;
     std::vector<double> in_proj = made.inputs[3].values, out_proj = made.inputs[10].values;
     if (quantized) {
         made.op = "Mamba2LayersQuantized";
@@ -380,6 +381,54 @@ inline Case layers_case(const char* name, Types types, reference::ScanSizes n, i
     made.outputs = {Tensor{"residual_out", DataType::kFLOAT, in[0].shape, residual},
                     Tensor{"conv_state_out", types.states, in[11].shape, states[0]},
                     Tensor{"ssm_state_out", types.states, in[12].shape, states[1]}};
+    return made;
+}
+
+// A whole step but for the draw: two rows an image; of one image it is the first step.
+inline Case whole_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked,
+                       bool quantized = false) {
+    Draw draw(23);
+    const int64_t images = n.rows / 2, vocab = 37, places = 9;
+    const DataType type = types.activations;
+    const auto counting = [&](const char* of, int64_t first, int64_t step, int64_t end) {
+        int64_t next = first - step;
+        return make_tensor(of, DataType::kINT32, {images}, [&] { return double((next += step) % end); });
+    };
+    std::vector<Tensor> ends = {counting("token", 5, 11, vocab),
+                                counting("position", 0, 4, places),
+                                draw.normal("class_embedding", DataType::kFLOAT, {n.rows, d}),
+                                draw.normal("table", type, {vocab, d}),
+                                draw.normal("position_table", type, {places, d}),
+                                draw.normal("final_modulation", DataType::kFLOAT, {n.rows, 2, d}, 0.3),
+                                draw.normal("norm_f", DataType::kFLOAT, {d}),
+                                draw.normal("norm_final", DataType::kFLOAT, {d})};
+    std::vector<double> residual = ends[2].values;
+    for (int64_t at = 0; at < n.rows * d; ++at) {
+        const int64_t image = at / d % images, place = static_cast<int64_t>(ends[1].values[image]);
+        const int64_t token = static_cast<int64_t>(ends[0].values[image]);
+        if (place > 0) residual[at] = ends[3].values[token * d + at % d] + ends[4].values[place * d + at % d];
+    }
+    Case made = layers_case(name, types, n, layers, d, masked, quantized, &residual);
+    made.op = quantized ? "Mamba2StepQuantized" : "Mamba2Step";
+    made.attributes.push_back(number("position_offset", 1));
+    made.aliases = {-1, 18, 19};
+    std::vector<Tensor> inputs = ends;
+    inputs.insert(inputs.end(), made.inputs.begin() + 1, made.inputs.end());
+    std::vector<double> head = ends[3].values;
+    if (quantized) {
+        const auto at = inputs.end() - (masked ? 1 : 0);
+        const Tensor codes = code_words("head", {vocab, d / 4}, 3);
+        const Tensor scale = draw.uniform("head_scale", {vocab, 1}, 0.001, 0.002);
+        inputs.insert(inputs.insert(at, codes) + 1, scale);
+        head = dense_of(codes, scale, d);
+    }
+    made.inputs = inputs;
+    // The first norm is AdaLN without modulation.
+    std::vector<double> x = made.outputs[0].values;
+    const std::vector<double> nothing(n.rows * 2 * d, 0.0), none(x.size(), 0.0);
+    x = reference::ada_ln_norm(2, d, 0, 0, 1, 1e-5f, none, x, nothing, ends[6].values);
+    x = reference::ada_ln_norm(2, d, 0, 0, 1, 1e-5f, none, x, ends[5].values, ends[7].values);
+    made.outputs[0] = Tensor{"logits", DataType::kFLOAT, {n.rows, vocab}, reference::linear(n.rows, d, vocab, x, head)};
     return made;
 }
 

@@ -33,6 +33,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(step_case(name, types, step, 4, false));
         cases.push_back(lazy_case(step_case(name, types, step, 4, false), types));
         cases.push_back(layers_case(name, types, step, 2, 96, false));
+        cases.push_back(whole_case(name, types, {6, 1, heads, 32, state, 2, false, true}, 2, 96, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
         cases.push_back(attention_case(name, types, {4, 2, 20, 3, 16}));
         cases.push_back(swi_glu_case(name, types.activations, 3, 96));
@@ -69,6 +70,12 @@ inline std::vector<Case> all_cases() {
     cases.push_back(layers_case("one kernel, masked", half, {4, 1, heads, 32, state, 1, false, true}, 2, 96, true));
     cases.push_back(layers_case("float16", half, step, 2, 96, false, true));
     cases.push_back(layers_case("one kernel, masked", half, {4, 1, heads, 32, state, 1, false, true}, 2, 128, true, true));
+    for (const bool quantized : {false, true}) {
+        const reference::ScanSizes few = {4, 1, heads, 32, state, 1, false, true};
+        cases.push_back(whole_case("one kernel, masked", half, few, 2, 128, true, quantized));
+        cases.push_back(whole_case("one kernel", half, few, 3, 64, false, quantized));
+    }
+    cases.push_back(whole_case("float16, chain", half, {6, 1, heads, 32, state, 2, false, true}, 2, 96, false, true));
     cases.push_back(lazy_case(step_case("masked", single, step, 3, true), single));
     cases.push_back(lazy_case(step_case("masked halves", half, step, 3, true), half));
     cases.push_back(step_case("AiM-B", half, {small ? 1 : 8, 1, 24, 64, 128, 1, false, true}, 4, false));

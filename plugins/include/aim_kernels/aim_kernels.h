@@ -12,6 +12,7 @@
 #include "aim_kernels/mamba2_decode_step.h"
 #include "aim_kernels/mamba2_layers.h"
 #include "aim_kernels/mamba2_lazy_step.h"
+#include "aim_kernels/mamba2_step.h"
 #include "aim_kernels/norm_conv.h"
 #include "aim_kernels/rms_norm_gated.h"
 #include "aim_kernels/sample.h"

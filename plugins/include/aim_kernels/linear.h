@@ -14,6 +14,7 @@ struct LinearParams {
     int64_t in_features = 0;               // 8 and more in steps of 8
     int64_t out_features = 0;              // >= 1
     DType dtype = DType::kFloat32;         // x, weight and y
+    bool float32_y = false;                // y is float32 all the same: the sums as they are
 
     // All dense; x and weight 16-byte aligned.
     const void* x = nullptr;               // (rows, in_features)

@@ -16,6 +16,7 @@ struct LinearQuantizedParams {
     // What a feature has of weight and scale, where the caller knows and wants it checked; 0: not told.
     int64_t words = 0, scales = 0;
     DType dtype = DType::kFloat16;         // of x and y: float16 or bfloat16
+    bool float32_y = false;                // y is float32 all the same: the sums as they are
 
     // All dense; x and weight 16-byte aligned.
     const void* x = nullptr;               // (rows, in_features)

@@ -1,0 +1,191 @@
+#include "aim_kernels/mamba2_step.h"
+
+#include "aim_kernels/linear.h"
+#include "aim_kernels/linear_quantized.h"
+#include "dependent.cuh"
+#include "device_math.cuh"
+#include "layers.cuh"
+#include "reduce.cuh"
+
+namespace aim_kernels {
+namespace {
+
+using namespace detail;
+
+constexpr const char* kOp = "mamba2_step";
+constexpr int kThreads = 256;
+
+// What the chain's own kernels take.
+struct EndsArgs {
+    StepEnds ends;
+    int d_model;
+    float eps;
+    DType dtype;
+    float* residual;  // (rows, d_model)
+    void* x;          // (rows, d_model), what the head multiplies
+};
+
+__device__ __forceinline__ int64_t clamp_index(int64_t index, int32_t count) {
+    return min(max(index, int64_t{0}), static_cast<int64_t>(count) - 1);
+}
+
+// A block a row.
+__global__ void __launch_bounds__(kThreads) embed_kernel(const EndsArgs a) {
+    const StepEnds& ends = a.ends;
+    wait_for_previous();
+    let_next_start();
+    const int64_t row = blockIdx.x, image = row % ends.positions, d = a.d_model;
+    const int64_t position = ends.position[image], token = clamp_index(ends.token[image], ends.vocab_size);
+    const int64_t place = clamp_index(position + ends.position_offset - 1, ends.num_positions);
+    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
+        a.residual[row * d + i] = position == 0 ? ends.class_embedding[row * d + i]
+                                                : load_any(ends.table, a.dtype, token * d + i) +
+                                                      load_any(ends.position_table, a.dtype, place * d + i);
+    }
+}
+
+// Both norms of a row, a block each. The second one's sum of squares is known with the first's: what the first divides
+// by is one number.
+__global__ void __launch_bounds__(kThreads) norms_kernel(const EndsArgs a) {
+    __shared__ float scratch[2][kThreads / 32];
+    wait_for_previous();
+    let_next_start();
+    const int64_t row = blockIdx.x, d = a.d_model;
+    const float* residual = a.residual + row * d;
+    const float* vectors = a.ends.final_modulation + row * 2 * d;
+    float squares = 0.0f, weighted = 0.0f;
+    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
+        const float value = residual[i], product = value * a.ends.norm_f[i];
+        squares += value * value;
+        weighted += product * product;
+    }
+    const float size = static_cast<float>(d);
+    const float first = 1.0f / sqrtf(block_sum<kThreads>(squares, scratch[0]) / size + a.eps);
+    const float factor = first / sqrtf(first * first * block_sum<kThreads>(weighted, scratch[1]) / size + a.eps);
+    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
+        const float normed = residual[i] * a.ends.norm_f[i] * factor * a.ends.norm_final[i];
+        store_any(a.x, a.dtype, row * d + i, normed * (1.0f + vectors[d + i]) + vectors[i]);
+    }
+}
+
+size_t aligned(size_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
+
+size_t residual_bytes(const Mamba2StepParams& p) noexcept {
+    return aligned(static_cast<size_t>(p.layers.rows * p.layers.d_model) * sizeof(float));
+}
+
+// The layers' call. The residual lies at the workspace's end, and after it the head's input.
+Mamba2LayersParams layers_of(const Mamba2StepParams& p) noexcept {
+    Mamba2LayersParams layers = p.layers;
+    layers.workspace_size = workspace_bytes(p.layers);
+    layers.residual_out =
+        reinterpret_cast<float*>(static_cast<unsigned char*>(p.layers.workspace) + aligned(layers.workspace_size));
+    layers.residual = layers.residual_out;
+    return layers;
+}
+
+Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
+    const Mamba2LayersParams layers = layers_of(p);
+    EndsArgs args = {p.ends, layers.d_model, layers.eps, layers.dtype, layers.residual_out, nullptr};
+    args.x = reinterpret_cast<unsigned char*>(layers.residual_out) + residual_bytes(p);
+    AIM_CHECK(launch_dependent(kOp, embed_kernel, layers.rows, kThreads, stream, args));
+    AIM_CHECK(launch(layers, stream));
+    AIM_CHECK(launch_dependent(kOp, norms_kernel, layers.rows, kThreads, stream, args));
+    if (layers.weight_bits == 8) {
+        LinearQuantizedParams quantized;
+        quantized.rows = layers.rows;
+        quantized.in_features = layers.d_model;
+        quantized.out_features = p.ends.vocab_size;
+        quantized.bits = 8;
+        quantized.dtype = layers.dtype;
+        quantized.float32_y = true;
+        quantized.x = args.x;
+        quantized.weight = p.ends.head;
+        quantized.scale = p.ends.head_scale;
+        quantized.y = p.ends.logits;
+        return launch(quantized, stream);
+    }
+    LinearParams head;
+    head.rows = layers.rows;
+    head.in_features = layers.d_model;
+    head.out_features = p.ends.vocab_size;
+    head.dtype = layers.dtype;
+    head.float32_y = true;
+    head.x = args.x;
+    head.weight = p.ends.head;
+    head.y = p.ends.logits;
+    return launch(head, stream);
+}
+
+}  // namespace
+
+size_t workspace_bytes(const Mamba2StepParams& p) noexcept {
+    const size_t layers = workspace_bytes(p.layers);
+    if (layers == 0) return 0;
+    const size_t x = static_cast<size_t>(p.layers.rows * p.layers.d_model) * dtype_size(p.layers.dtype);
+    return aligned(layers) + residual_bytes(p) + aligned(x);
+}
+
+Status validate_shapes(const Mamba2StepParams& p) noexcept {
+    AIM_CHECK(validate_shapes(p.layers));
+    AIM_CHECK(check_positive(kOp, "positions", p.ends.positions));
+    if (p.layers.rows % p.ends.positions != 0) {
+        return fail(Status::kUnsupportedShape, "%s: positions is %lld; supported: one that divides rows, which is %lld",
+                    kOp, static_cast<long long>(p.ends.positions), static_cast<long long>(p.layers.rows));
+    }
+    AIM_CHECK(check_positive(kOp, "vocab_size", p.ends.vocab_size));
+    AIM_CHECK(check_positive(kOp, "num_positions", p.ends.num_positions));
+    if (p.ends.position_offset != 0 && p.ends.position_offset != 1) {
+        return fail(Status::kUnsupportedShape, "%s: position_offset is %d; supported: 0 and 1", kOp,
+                    static_cast<int>(p.ends.position_offset));
+    }
+    return Status::kSuccess;
+}
+
+Status validate(const Mamba2StepParams& p) noexcept {
+    AIM_CHECK(validate_shapes(p));
+    const struct {
+        const char* name;
+        const void* pointer;
+        bool vectors;
+    } required[] = {
+        {"token", p.ends.token, false},
+        {"position", p.ends.position, false},
+        {"class_embedding", p.ends.class_embedding, true},
+        {"table", p.ends.table, true},
+        {"head", p.ends.head, true},
+        {"position_table", p.ends.position_table, true},
+        {"final_modulation", p.ends.final_modulation, true},
+        {"norm_f", p.ends.norm_f, true},
+        {"norm_final", p.ends.norm_final, true},
+        {"logits", p.ends.logits, false},
+        {"workspace", p.layers.workspace, true},
+    };
+    for (const auto& entry : required) {
+        AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
+        if (entry.vectors) AIM_CHECK(check_aligned_16(kOp, entry.name, entry.pointer));
+    }
+    if (p.layers.weight_bits != 0) AIM_CHECK(check_pointer(kOp, "head_scale", p.ends.head_scale));
+    const size_t needed = workspace_bytes(p);
+    if (p.layers.workspace_size < needed) {
+        return fail(Status::kWorkspaceTooSmall, "%s: the workspace has %zu bytes; needed: %zu", kOp,
+                    p.layers.workspace_size, needed);
+    }
+    return validate(layers_of(p));
+}
+
+bool resident(const Mamba2StepParams& p) noexcept {
+    const DeviceInfo device = device_info();
+    return device.status == Status::kSuccess && validate_shapes(p) == Status::kSuccess &&
+           resident_fits(p.layers, &p.ends, device);
+}
+
+Status launch(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
+    AIM_CHECK(validate(p));
+    const DeviceInfo device = device_info();
+    AIM_CHECK(device.status);
+    return resident_fits(p.layers, &p.ends, device) ? launch_resident(layers_of(p), &p.ends, device, stream)
+                                                    : launch_chain(p, stream);
+}
+
+}  // namespace aim_kernels
