@@ -3,6 +3,7 @@
 
 #include "device_math.cuh"
 #include "layers_stream.cuh"
+#include "mma.cuh"
 
 namespace aim_kernels {
 namespace detail {
@@ -95,6 +96,30 @@ struct ConvChannel {
             if (k + 1 < halo) to[k] = kept[k + 1];
         }
         from_float(to[halo - 1], newest);
+    }
+};
+
+// Four numbers of a state as they lie in memory: words that a load fills whole, with zeros where there is none. Halves
+// would be merged with the zeros one by one, and so every load waited for before the next.
+template <typename S>
+struct Raw4;
+
+template <>
+struct Raw4<__half> {
+    uint2 words = {0, 0};
+    static __device__ __forceinline__ Raw4 load(const __half* from) { return {*reinterpret_cast<const uint2*>(from)}; }
+    __device__ __forceinline__ void unpack(float (&to)[4]) const {
+        const float2 low = unpack2<__half>(words.x), high = unpack2<__half>(words.y);
+        to[0] = low.x, to[1] = low.y, to[2] = high.x, to[3] = high.y;
+    }
+};
+
+template <>
+struct Raw4<float> {
+    float4 numbers = {0.0f, 0.0f, 0.0f, 0.0f};
+    static __device__ __forceinline__ Raw4 load(const float* from) { return {*reinterpret_cast<const float4*>(from)}; }
+    __device__ __forceinline__ void unpack(float (&to)[4]) const {
+        to[0] = numbers.x, to[1] = numbers.y, to[2] = numbers.z, to[3] = numbers.w;
     }
 };
 

@@ -96,24 +96,28 @@ __device__ __forceinline__ void add_units(Of& of, const Share<W, MOST>& share, i
         const unsigned char* unit = of.ring.units + of.place * kUnitBytes + of.warp * kChunkBytes + q * 16;
         const unsigned char *upper = unit + min(g, last) * share.line_bytes,
                             *lower = unit + min(g + 8, last) * share.line_bytes;
-        float sum[4] = {}, more[4] = {};
+        // Four sums side by side: a product waits for the one before it in its sum.
+        float sums[2][2][4] = {}, sum[4];
         barrier_wait(of.ring.full + of.place, of.parity);
 #pragma unroll
         for (int i = 0; i < share.CHUNKS; ++i) {
-            if (of.warp + i * kResidentWarps >= share.chunks) break;
+            // Without a branch where there is none to leave out: the loads of a unit then go out together.
+            if ((i + 1) * kResidentWarps > share.chunks && of.warp + i * kResidentWarps >= share.chunks) break;
             const uint4 u = *reinterpret_cast<const uint4*>(upper + i * PIECE);
             uint4 l = u;
             if (wide) l = *reinterpret_cast<const uint4*>(lower + i * PIECE);
-            Chunk<W>::multiply(u, l, share.v[i], sum, more);
+            Chunk<W>::multiply(u, l, share.v[i], sums[i % 2][0], sums[i % 2][1]);
         }
         __syncwarp();
         if (of.lane == 0) barrier_arrive(of.ring.empty + of.place);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] = (sums[0][0][i] + sums[0][1][i]) + (sums[1][0][i] + sums[1][1][i]);
         if (++of.place == of.a.units) of.place = 0, of.parity ^= 1;
         if (2 * q < ROWS) {
-            if (g <= last) line[0] = sum[0] + more[0], line[kPartialLine] = sum[1] + more[1];
+            if (g <= last) line[0] = sum[0], line[kPartialLine] = sum[1];
             if (wide && g + 8 <= last) {
-                line[8 * ROWS * kPartialLine] = sum[2] + more[2];
-                line[(8 * ROWS + 1) * kPartialLine] = sum[3] + more[3];
+                line[8 * ROWS * kPartialLine] = sum[2];
+                line[(8 * ROWS + 1) * kPartialLine] = sum[3];
             }
         }
     }

@@ -26,9 +26,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     static constexpr int ROW_THREADS = kResidentThreads / ROWS;
     static constexpr int STEP = 2 * ROW_THREADS;           // from one of a thread's pairs to the next
     static constexpr DType kStateType = sizeof(S) == 2 ? DType::kFloat16 : DType::kFloat32;
-    struct alignas(4 * sizeof(S)) Quad {
-        S of[4];
-    };
+    using Quad = Raw4<S>;
 
     const Mamba2LayersParams& p;
     const int tid, warp, lane, rows;
@@ -201,7 +199,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     }
 
     __device__ __forceinline__ Quad load_quad(int at) const {
-        return *reinterpret_cast<const Quad*>(static_cast<const S*>(p.ssm_state_in) + at);
+        return Quad::load(static_cast<const S*>(p.ssm_state_in) + at);
     }
 
     __device__ __forceinline__ void update_lines(int layer, const Quad (&held)[LINES]) {
@@ -224,9 +222,10 @@ struct Resident : Sizes<WIDTH, EXACT> {
                 // Past the last line its inputs are any number, and what follows from them is not kept.
                 const LineInput in = lines[first_of + first + i];
                 float state[4];
+                held[first + i].unpack(state);
 #pragma unroll
                 for (int k = 0; k < 4; ++k) {
-                    state[k] = fmaf(in.decay, to_float(held[first + i].of[k]), in.dt_x * bs[k]);
+                    state[k] = fmaf(in.decay, state[k], in.dt_x * bs[k]);
                     sum[i] = fmaf(state[k], cs[k], sum[i]);
                 }
                 if (state_kept && inside && first_of + first + i < line_count) {
