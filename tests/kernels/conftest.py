@@ -42,7 +42,7 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
         objects.append(folder / f"{source.name}.o")
         subprocess.run(["g++", *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
     library = folder / "libaim_kernels_emulated.so"
-    subprocess.run(["g++", "-shared", "-o", str(library), *map(str, objects)], check=True)
+    subprocess.run(["g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), *map(str, objects)], check=True)
     return Library(library)
 
 
