@@ -32,10 +32,10 @@ __device__ __forceinline__ void prefetch_to_l2(const void* from, unsigned bytes)
 #endif
 }
 
-// As launch_kernel, for kernels that call wait_for_previous in every thread that reads or writes.
+// As launch_kernel, for kernels that call wait_for_previous in every thread that reads or writes. `smem` is dynamic.
 template <typename Args>
 Status launch_dependent(const char* op, void (*kernel)(Args), int64_t blocks, int threads, cudaStream_t stream,
-                        const Args& args) noexcept {
+                        const Args& args, size_t smem = 0) noexcept {
 // AIM_KERNELS_SERIAL is for measuring what the overlap is worth.
 #if !defined(AIM_KERNELS_EMULATED) && !defined(AIM_KERNELS_SERIAL) && CUDART_VERSION >= 12000
     if (blocks <= INT32_MAX && device_info().dependent_launch) {
@@ -45,14 +45,16 @@ Status launch_dependent(const char* op, void (*kernel)(Args), int64_t blocks, in
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3(static_cast<unsigned>(blocks));
         config.blockDim = dim3(static_cast<unsigned>(threads));
+        config.dynamicSmemBytes = smem;
         config.stream = stream;
         config.attrs = &attribute;
         config.numAttrs = 1;
+        AIM_CHECK(launched(op, allow_shared(reinterpret_cast<const void*>(kernel), smem)));
         void* pointers[] = {const_cast<Args*>(&args)};
         return launched(op, cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers));
     }
 #endif
-    return launch_kernel(op, kernel, blocks, threads, 0, stream, args);
+    return launch_kernel(op, kernel, blocks, threads, smem, stream, args);
 }
 
 }  // namespace detail

@@ -16,15 +16,17 @@ namespace aim_kernels {
 namespace detail {
 
 #ifndef AIM_KERNELS_EMULATED
+inline cudaError_t allow_shared(const void* function, size_t smem) noexcept {
+    if (smem <= 48 * 1024) return cudaSuccess;
+    return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
+}
+
 template <typename Args>
 cudaError_t cuda_launch(void (*kernel)(Args), dim3 grid, dim3 block, size_t smem, cudaStream_t stream,
                         const Args& args, bool together) noexcept {
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (smem > 48 * 1024) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem));
-        if (error != cudaSuccess) return error;
-    }
+    const cudaError_t error = allow_shared(function, smem);
+    if (error != cudaSuccess) return error;
     void* pointers[] = {const_cast<Args*>(&args)};
     if (together) return cudaLaunchCooperativeKernel(function, grid, block, pointers, smem, stream);
     return cudaLaunchKernel(function, grid, block, pointers, smem, stream);
