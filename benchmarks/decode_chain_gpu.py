@@ -1,5 +1,7 @@
 """What a decoding step's kernels take one after another, at AiM-B sizes: the 24 layers between embedding and head.
 
+AIM_SIZE=XL takes AiM-XL's 48 layers instead.
+
     AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/decode_chain_gpu.py [--lazy] [ANOTHER_LIBRARY...]
 
 For each library and number of rows: the chain of 24 x (ada_ln_norm, linear, mamba2_decode_step, linear) in one CUDA
@@ -38,8 +40,10 @@ from kernels_gpu import (
     D_CONV,
     D_IN_PROJ,
     D_INNER,
+    D_MODEL,
     D_STATE,
     HEADDIM,
+    LAYERS,
     NHEADS,
     Constants,
     copy_bandwidth,
@@ -48,7 +52,7 @@ from kernels_gpu import (
     size,
 )
 
-LAYERS, D_MODEL, ROWS = 24, 768, (2, 16, 128, 512)
+ROWS = (2, 16, 128, 512)
 CAPACITY, FOLD_EVERY, TOKENS = 112, 16, 256
 HALF = torch.float16
 

@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, MAMBA2, Library, Mamba2DecodeStepParams, SelectiveScanParams
 
-NHEADS, HEADDIM, D_STATE, D_CONV = 24, 64, 128, 4  # AiM-B, ngroups 1
+HEADDIM, D_STATE, D_CONV = 64, 128, 4
+# Of AiM-B; AIM_SIZE=XL: of AiM-XL. ngroups is 1.
+NHEADS, D_MODEL, LAYERS = {"B": (24, 768, 24), "XL": (48, 1536, 48)}[os.environ.get("AIM_SIZE", "B")]
 D_INNER = NHEADS * HEADDIM
 CONV_DIM = D_INNER + 2 * D_STATE
 D_IN_PROJ = D_INNER + CONV_DIM + NHEADS

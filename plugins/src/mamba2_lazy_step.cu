@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lazy.cuh"
+#include "lazy_mma.cuh"
 
 namespace aim_kernels {
 namespace {
@@ -47,6 +48,40 @@ __global__ __launch_bounds__(kLazyThreads) void copy_kernel(CopyArgs a) {
     for (int64_t i = threadIdx.x; i < a.words; i += kLazyThreads) a.out[row * a.words + i] = a.in[row * a.words + i];
 }
 
+// All of a group's heads a block, which then has no second kernel behind it; with few rows so few heads that as many
+// multiprocessors as can be have a block.
+void share_heads(const Mamba2LazyStepParams& p, int sm_count, LazyMmaArgs& m) noexcept {
+    const int64_t groups = p.step.rows * p.step.ngroups;
+    const int all = m.lazy.s.group_heads;
+    int chunks = static_cast<int>(ceil_div(all, kMmaChannels / p.step.headdim));
+    while (chunks < all && groups * (chunks + 1) <= sm_count) ++chunks;
+    const int heads = static_cast<int>(ceil_div(all, chunks));
+    m.lazy.chunk_heads = heads;
+    m.lazy.group_chunks = static_cast<int>(ceil_div(all, heads));
+    m.whole = heads == all;
+}
+
+// What lazy_mma_kernel has constants for.
+bool is_aim(const Mamba2LazyStepParams& p) noexcept {
+    return p.step.headdim == 64 && p.step.d_state == 128 && p.step.d_conv == 4 &&
+           p.step.dtype != DType::kFloat32 && p.step.conv_state_dtype == DType::kFloat16 &&
+           reinterpret_cast<uintptr_t>(p.step.conv_weight) % 16 == 0;
+}
+
+Status launch_mma(const Mamba2LazyStepParams& p, LazyMmaArgs& m, bool copied, cudaStream_t stream) noexcept {
+    m.norm_weight = p.step.norm_weight;
+    m.eps = p.step.eps;
+    m.out = p.step.out;
+    m.out_row_stride = p.step.out_row_stride;
+    const int64_t blocks = p.step.rows * p.step.ngroups * m.lazy.group_chunks;
+    const auto kernel = is_aim(p) ? lazy_mma_kernel<true> : lazy_mma_kernel<false>;
+    // It reads states before it waits, and so may not overlap the kernel that copied them.
+    const size_t smem = lazy_mma_shared(m.lazy);
+    AIM_CHECK(copied ? launch_kernel(kOp, kernel, blocks, kMmaThreads, smem, stream, m)
+                     : launch_dependent(kOp, kernel, blocks, kMmaThreads, stream, m, smem));
+    return m.whole ? Status::kSuccess : launch_finish(kOp, p.step, stream);
+}
+
 }  // namespace
 
 size_t workspace_bytes(const Mamba2LazyStepParams& p) noexcept { return workspace_bytes(p.step); }
@@ -78,11 +113,14 @@ Status validate(const Mamba2LazyStepParams& p) noexcept {
 
 Status launch(const Mamba2LazyStepParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
-    AIM_CHECK(device_info().status);
+    const DeviceInfo device = device_info();
+    AIM_CHECK(device.status);
     Carried all[kCopied];
     carried(p, all);
+    bool copied = false;
     for (const Carried& state : all) {
         if (state.in == state.out) continue;
+        copied = true;
         const CopyArgs copy = {static_cast<const unsigned*>(state.in), static_cast<unsigned*>(state.out), state.words,
                                p.step.active};
         AIM_CHECK(launch_dependent(kOp, copy_kernel, p.step.rows, kLazyThreads, stream, copy));
@@ -96,6 +134,14 @@ Status launch(const Mamba2LazyStepParams& p, cudaStream_t stream) noexcept {
     args.counters = p.counters_out;
     args.capacity = p.capacity;
     args.fold_every = p.fold_every;
+    if (p.step.ssm_state_dtype == DType::kFloat16 && device.tensor_cores) {
+        LazyMmaArgs mma = {};
+        mma.lazy = args;
+        share_heads(p, device.sm_count, mma);
+        if (lazy_mma_shared(mma.lazy) <= static_cast<size_t>(device.shared_bytes)) {
+            return launch_mma(p, mma, copied, stream);
+        }
+    }
     args.chunk_heads = std::min(kLazyChannels / p.step.headdim, args.s.group_heads);
     args.group_chunks = static_cast<int>(ceil_div(args.s.group_heads, args.chunk_heads));
     const int64_t blocks = p.step.rows * p.step.ngroups * args.group_chunks;

@@ -14,6 +14,7 @@ from kernels.tolerances import BOUND, state_bound
 
 BASE = LazyCase(in_place=True)
 DTYPES = (FLOAT32, FLOAT16, BFLOAT16)
+HALF_STATES = {"conv_state_dtype": FLOAT16, "ssm_state_dtype": FLOAT16}
 FACTORS: list[dict[str, Any]] = [
     {},
     *({"headdim": value, "rows": 2} for value in (16, 48, 64, 128)),
@@ -34,6 +35,23 @@ FACTORS: list[dict[str, Any]] = [
     {"fold_every": 12},
     {"rows": 1, "nheads": 24, "headdim": 64, "d_state": 128, "ssm_state_dtype": FLOAT16, "steps": 20},  # AiM-B's
     {"capacity": 128, "fold_every": 70, "nheads": 2, "headdim": 16, "d_state": 16, "steps": 210},
+    # The float16 kernel: more heads than warps, warps that share heads, several tiles of tokens, a block a row.
+    {
+        **HALF_STATES,
+        "capacity": 40,
+        "fold_every": 18,
+        "nheads": 3,
+        "headdim": 64,
+        "d_state": 128,
+        "rows": 1,
+        "steps": 60,
+    },
+    {**HALF_STATES, "nheads": 26, "headdim": 16, "d_state": 48, "ngroups": 2, "rows": 1},
+    {**HALF_STATES, "nheads": 13, "headdim": 64, "d_state": 128, "rows": 1, "steps": 20},
+    {**HALF_STATES, "nheads": 5, "headdim": 48, "d_state": 176, "rows": 1, "padding": 5, "steps": 30},
+    {**HALF_STATES, "nheads": 6, "ngroups": 6, "headdim": 112, "d_state": 16, "rows": 2, "in_place": False},
+    {**HALF_STATES, "nheads": 2, "headdim": 16, "d_state": 16, "rows": 70, "inactive": True, "steps": 20},
+    {**HALF_STATES, "nheads": 14, "headdim": 16, "d_state": 16, "rows": 70, "steps": 17},
 ]
 CASES = [
     *(BASE.but(dtype=dtype, **factor) for factor in FACTORS for dtype in DTYPES),
@@ -41,6 +59,11 @@ CASES = [
         BASE.but(dtype=FLOAT16, ssm_state_dtype=state, rows=rows, nheads=24, headdim=64, d_state=128, capacity=112,
                  fold_every=16, steps=160)
         for state in (FLOAT16, FLOAT32) for rows in (2, 8)
+    ),
+    *(
+        BASE.but(dtype=dtype, **HALF_STATES, rows=rows, nheads=nheads, headdim=64, d_state=128, capacity=20,
+                 fold_every=6, steps=40)
+        for rows, nheads in ((70, 14), (2, 48)) for dtype in (FLOAT16, BFLOAT16)
     ),
 ]  # fmt: skip
 

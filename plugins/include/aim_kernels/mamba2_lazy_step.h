@@ -8,7 +8,9 @@
 namespace aim_kernels {
 
 struct Mamba2LazyStepParams {
-    // As in mamba2_decode_step. ssm_state is what was folded: the state without the history's tokens.
+    // As in mamba2_decode_step. ssm_state is what was folded: the state without the history's tokens. It, the histories
+    // and the counters are read while the kernel before still runs, where that is of this library: it must not be what
+    // wrote them, this operator's own last step included.
     Mamba2DecodeStepParams step;
 
     int32_t capacity = 0;                  // tokens that a history has room for; 2 to 128
