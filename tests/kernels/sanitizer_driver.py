@@ -1,6 +1,6 @@
 """Every kernel once over small sizes, for compute-sanitizer, under which the whole test table would take too long.
 
-    PYTHONPATH=tests compute-sanitizer --tool memcheck python -m kernels.sanitizer_driver
+    PYTHONPATH=tests compute-sanitizer --tool memcheck python -m kernels.sanitizer_driver [OPERATOR...]
 
 The sizes reach every kernel variant: each tile of the chunked scan, each shape of the recurrence, wide and narrow
 copies, one and several segments, ragged ends. Results are compared too: a tool that made the kernels fail is no proof.
@@ -173,9 +173,14 @@ def check(name: str, error: float, bound: float) -> None:
         sys.exit(f"{name}: relative error {error} is over {bound}")
 
 
-def main() -> None:
+def main(only: list[str]) -> None:
+    tables = [(test, cases) for test, cases in TABLES if not only or test.__module__.split(".test_")[1] in only]
+    scans = SCANS if not only or "selective_scan" in only else []
+    decodes = DECODES if not only or "mamba2_decode_step" in only else []
+    if not (tables or scans or decodes):
+        raise SystemExit(f"no cases of {', '.join(only)}; expected operators such as mamba2_layers")
     device = Device(Library(Path(os.environ["AIM_KERNELS_LIBRARY"])), CudaMemory(), emulated=False)
-    for scan in SCANS:
+    for scan in scans:
         inputs = scan_case.draw(scan, seed=21)
         outputs = scan_case.run(device, scan, inputs)
         y, state = scan_case.expected(scan, inputs)
@@ -184,7 +189,7 @@ def main() -> None:
         state_error = relative_error(outputs.state[live], state[live])
         check(f"scan state {scan}", state_error, state_bound(scan.dtype, scan.state_dtype))
         device.release()
-    for case in DECODES:
+    for case in decodes:
         weights = decode_case.draw_weights(case, seed=1)
         conv, ssm = decode_case.draw_states(case, seed=2)
         zxbcdt = decode_case.draw_input(case, seed=3)
@@ -199,13 +204,13 @@ def main() -> None:
         found = decode(buffers.ssm_state_out.read())
         check(f"decode state {case}", relative_error(found[active], state[active]), BOUND[case.ssm_state_dtype])
         device.release()
-    for test, cases in TABLES:
+    for test, cases in tables:
         for case in cases:
             test(device, case)
             device.release()
-    calls = len(SCANS) + len(DECODES) + sum(len(cases) for _, cases in TABLES)
+    calls = len(scans) + len(decodes) + sum(len(cases) for _, cases in tables)
     sys.stdout.write(f"{calls} calls, all within bounds\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,8 +1,8 @@
 """Bundles of the demo for validate_proof.sh: every lowering and precision that TensorRT takes, and a broken one.
 
-    python tests/plugins/make_validate_bundles.py OUT
+    python tests/plugins/make_validate_bundles.py OUT [NAME...]
 
-Writes OUT/<name>/ and OUT/names.txt; names of bundles that must fail begin with "broken". Needs PyTorch and onnx.
+Writes OUT/<name>/, all or those named, and OUT/names.txt; names of bundles that must fail begin with "broken". Needs PyTorch and onnx.
 """
 
 from __future__ import annotations
@@ -43,18 +43,21 @@ BUNDLES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def main(out: Path) -> None:
+def main(out: Path, names: list[str]) -> None:
+    if unknown := set(names) - set(BUNDLES):
+        raise SystemExit(f"no bundle {', '.join(sorted(unknown))}; there are {', '.join(BUNDLES)}")
     demo = load_checkpoint("demo")
     assert isinstance(demo.aim, AimModel)
     broken = copy.deepcopy(demo.aim)
     with torch.no_grad():
         broken.backbone.layers[BROKEN_LAYER].mixer.out_proj.weight.neg_()
     export_bundle(demo, out / REFERENCE)
-    for name, options in BUNDLES.items():
+    names = names or list(BUNDLES)
+    for name in names:
         checkpoint = replace(demo, aim=broken) if name.startswith("broken") else demo
-        export_bundle(checkpoint, out / name, **options)
-    (out / "names.txt").write_text("\n".join(BUNDLES) + "\n")
+        export_bundle(checkpoint, out / name, **BUNDLES[name])
+    (out / "names.txt").write_text("\n".join(names) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -3,7 +3,7 @@
 # Runtime on the CPU (primitive, float32); a bundle with one weight's sign flipped must fail. Reports (HTML and JSON),
 # logs and summary.txt go to $OUT (default: ./validate_proof). Exits 1 if anything failed or did not run.
 #
-#     bash tests/plugins/validate_proof.sh prepare OUT.tar.xz     where PyTorch, onnx and a package registry are: bundles
+#     bash tests/plugins/validate_proof.sh prepare OUT.tar.xz [NAME...]   where PyTorch, onnx and a package registry are: bundles
 #                                                                 and Python 3.10's ONNX Runtime and Jinja, 40 MB
 #     bash tests/plugins/validate_proof.sh OUT.tar.xz             on the GPU's machine
 #
@@ -23,7 +23,7 @@ export PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$1" = prepare ]; then
     set -e
     python="${PYTHON:-python3}"
-    "$python" tests/plugins/make_validate_bundles.py "$work/all"
+    "$python" tests/plugins/make_validate_bundles.py "$work/all" "${@:3}"
     "$python" -m pip install --quiet --no-deps --no-compile --only-binary :all: --python-version 3.10 \
         --implementation cp --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
         --target "$work/all/python310" onnxruntime==1.23.2 jinja2==3.1.6 markupsafe==3.0.4 flatbuffers packaging
