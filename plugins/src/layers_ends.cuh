@@ -18,7 +18,7 @@ __device__ __forceinline__ void embed(const Of& of, float2 (&out)[N]) {
     if (of.model_count == 0) return;
     const int image = of.row % static_cast<int>(ends.positions), position = ends.position[image];
     const int64_t token = clamp_index(ends.token[image], ends.vocab_size);
-    const int64_t place = clamp_index(position + ends.position_offset - 1, ends.num_positions);
+    const int64_t place = clamp_index(max(position, 0) + ends.position_offset - 1, ends.num_positions);
     if (position == 0) {
         of.load_pairs(ends.class_embedding + of.row * of.d_model() + of.col, of.model_count, out);
         return;
