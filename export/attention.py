@@ -43,7 +43,7 @@ def place_of(
     bias = g.op("Where", seen, g.const(0.0, "float32"), g.const(_UNSEEN, "float32"))
     if sequence:
         index = g.op("Expand", at, g.ints(1, config.nheads, 1, config.headdim))
-    else:  # TensorRT 8.6 gives wrong numbers for a ScatterElements of one token
+    else:
         index = g.op("Equal", g.const(places[:, None]), at)
     cosine, sine = (g.unsqueeze(g.op("Gather", table, position, axis=0), 2) for table in (cosines, sines))
     return Place((cosine, sine), index, bias)

@@ -50,9 +50,8 @@ def gpt_decoder_graph(
 class _Decoder:
     """Builds one of the two graphs.
 
-    In standard operators a step is a sequence of one, (R, L, ...) throughout with R rows and L = 1; with operators of
-    ours it is (R, ...). The residual, norms, rotation and softmax are float32; matrix products are in the graph's
-    precision.
+    A scan is (R, L, ...) throughout with R rows; a step is (R, ...), and only in its attention (R, 1, ...). The residual,
+    norms, rotation and softmax are float32; matrix products are in the graph's precision.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class _Decoder:
                 y = g.op("Mul", g.silu(gate), up)
             branch = self._linear(y, f"{prefix}.feed_forward.w2")
         logits = self._linear(self._enter(x, branch, "norm")[0], "output")
-        outputs["logits"] = g.core(g.squeeze(logits, 1) if self.operators is None and not self.sequence else logits)
+        outputs["logits"] = g.core(logits)
         functions = [] if self.operators is None else list(self.operators.functions.values())
         return g.finish(self.name, self.spec, outputs, functions)
 
@@ -119,13 +118,12 @@ class _Decoder:
         code, position = (g.op("Concat", v, v, axis=0) for v in (code, position))  # both rows follow one token
         first = g.unsqueeze(g.op("Equal", position, g.const(0, "int32")), 2)
         x = g.op("Where", first, g.unsqueeze(given["class_embedding"], 1), code)
-        if self.operators is not None:
-            return g.squeeze(x, 1)
-        cosine, sine = self.table[..., 0], self.table[..., 1]
-        cosines = g.const(np.repeat(cosine, 2, axis=-1), "float32")
-        sines = g.const(np.stack([-sine, sine], axis=-1).reshape(len(sine), -1), "float32")
-        self.place = place_of(g, self.config, position, cosines, sines, sequence=self.sequence)
-        return x
+        if self.operators is None:
+            cosine, sine = self.table[..., 0], self.table[..., 1]
+            cosines = g.const(np.repeat(cosine, 2, axis=-1), "float32")
+            sines = g.const(np.stack([-sine, sine], axis=-1).reshape(len(sine), -1), "float32")
+            self.place = place_of(g, self.config, position, cosines, sines, sequence=self.sequence)
+        return x if self.sequence else g.squeeze(x, 1)
 
     def _enter(self, x: ir.Value, branch: ir.Value | None, norm: str) -> Pair:
         """What the next branch reads, and the residual with what the last one gave."""
@@ -154,7 +152,9 @@ class _Decoder:
         elif self.place is not None:
             g = self.g
             kinds = g.precision, self.state_dtype
+            qkv = qkv if self.sequence else g.unsqueeze(qkv, 1)
             y, caches = attend(g, self.config, *kinds, qkv, self.place, caches, sequence=self.sequence)
+            y = y if self.sequence else g.squeeze(y, 1)
         else:
             raise RuntimeError("the embedding comes before the layers")
         return self._linear(y, f"{prefix}.wo"), caches

@@ -147,7 +147,7 @@ def find_problems(inspection: Inspection, wanted: Wanted, half: bool | None, ord
             f"{lost} of the network's {len(wanted.plugins)} plugins are not in the engine: {_some(gone) or 'not told'}"
         )
     untold = counts.get("fused", 0) + counts.get("unknown", 0)
-    plugins = any("float16" in layer.outputs for layer in inspection.layers if layer.type == "plugin")
+    plugins = any("float16" in (*layer.inputs, *layer.outputs) for layer in inspection.layers if layer.type == "plugin")
     if half and not counts.get("float16") and not plugins and not untold:
         bad.append(f"float16 was asked for, but no layer computes in it ({_counted(counts)})")
     if half is False and counts.get("float16"):

@@ -90,7 +90,11 @@ def constrain(dialect: Dialect, network: Any, state_dtype: str) -> Wanted:
         for i, dtype in enumerate(made):
             if not outputs[i].is_network_output:
                 layer.set_output_type(i, dtype)
-        wanted.counts[names[carried] + (" plugins" if operator else "")] += 1
+        if operator is None:
+            wanted.counts[names[carried]] += 1
+        else:  # one that takes the residual in float32 may multiply by weights in float16
+            half = trt.float16 in (*read, *made)
+            wanted.counts["float16 plugins" if half else f"{names[carried]} plugins"] += 1
     return wanted
 
 

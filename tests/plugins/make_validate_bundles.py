@@ -2,7 +2,8 @@
 
     python tests/plugins/make_validate_bundles.py OUT [NAME...]
 
-Writes OUT/<name>/, all or those named, and OUT/names.txt; names of bundles that must fail begin with "broken". Needs PyTorch and onnx.
+Writes OUT/<name>/, all or those named, and OUT/names.txt; names of bundles that must fail begin with "broken". Needs
+PyTorch and onnx.
 """
 
 from __future__ import annotations

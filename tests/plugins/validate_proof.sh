@@ -3,7 +3,7 @@
 # Runtime on the CPU (primitive, float32); a bundle with one weight's sign flipped must fail. Reports (HTML and JSON),
 # logs and summary.txt go to $OUT (default: ./validate_proof). Exits 1 if anything failed or did not run.
 #
-#     bash tests/plugins/validate_proof.sh prepare OUT.tar.xz [NAME...]   where PyTorch, onnx and a package registry are: bundles
+#     bash tests/plugins/validate_proof.sh prepare OUT.tar.xz [NAME...]     where PyTorch, onnx and a registry are: bundles
 #                                                                 and Python 3.10's ONNX Runtime and Jinja, 40 MB
 #     bash tests/plugins/validate_proof.sh OUT.tar.xz             on the GPU's machine
 #
