@@ -50,8 +50,8 @@ def gpt_decoder_graph(
 class _Decoder:
     """Builds one of the two graphs.
 
-    A scan is (R, L, ...) throughout with R rows; a step is (R, ...), and only in its attention (R, 1, ...). The residual,
-    norms, rotation and softmax are float32; matrix products are in the graph's precision.
+    A scan is (R, L, ...) throughout with R rows; a step is (R, ...), and in its attention alone (R, 1, ...). The
+    residual, norms, rotation and softmax are float32; matrix products are in the graph's precision.
     """
 
     def __init__(
