@@ -99,6 +99,7 @@ class TrtBuilder:
             OSError: the timing cache that was given cannot be written.
         """
         dialect = self._dialect
+        check_faults(job, dialect.release, self.version)
         self._log.clear()
         network = dialect.network(self._builder)
         parser = dialect.parser(network, self._log)
@@ -218,6 +219,17 @@ class TrtBuilder:
             if all(context.set_input_shape(t.name, shape_of(t, *best)) for t in job.spec.inputs):
                 inspector.execution_context = context
         return str(inspector.get_engine_information(self._dialect.trt.LayerInformationFormat.JSON))
+
+
+def check_faults(job: Job, release: tuple[int, ...], version: str) -> None:
+    """Raises EngineBuildError for a graph of which this TensorRT is known to make an engine that computes wrongly."""
+    cached = any(tensor.name.startswith("k_cache") for tensor in job.spec.inputs)
+    # Seen with 8.6.0: right logits from the scan engine, wrong ones from the step's at its first position.
+    if release < (9,) and job.graph == "step" and cached and not job.plugins:
+        raise EngineBuildError(
+            f"{job.path}: TensorRT {version} makes of a Transformer's step in standard operators an engine whose "
+            "logits are wrong; export the bundle with --lowering plugin-fused or plugin"
+        )
 
 
 def _plugins(inspection: Inspection, wanted: Wanted) -> dict[str, int]:

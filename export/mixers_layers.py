@@ -77,11 +77,14 @@ class PluginLayers(PluginFused):
         def body(g: GraphBuilder, *inputs: ir.Value) -> tuple[ir.Value, ...]:
             return _body(Primitive(g, w, config, False, self.state_dtype), inputs)
 
+        # Of integers it is clear that the rest has 16 bits.
+        more = {} if scales else {"half_weights": int(self.builder.precision != "float32")}
         outputs = call_operator(
             self.builder, self.functions, "Mamba2StepQuantized" if scales else "Mamba2Step",
             (*ends, modulation, *weights, *states, *scales), body, outputs=3,
             nheads=config.nheads, headdim=config.headdim, d_state=config.d_state, ngroups=config.ngroups,
             d_conv=config.d_conv, position_offset=int(config.decode_position_offset), eps=EPS, has_active=0,
+            **more,
         )  # fmt: skip
         return dict(zip(("logits", "conv_state_out", "ssm_state_out"), outputs, strict=True))
 

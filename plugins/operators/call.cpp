@@ -198,7 +198,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
     // Not known yet: these have no float32.
-    if ((is_norm_conv(kind) || quantized || codes) && single) call.activations = aim_kernels::DType::kFloat16;
+    const bool half = is_norm_conv(kind) || quantized || codes || size[kHalfWeights] != 0;
+    if (half && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }
 

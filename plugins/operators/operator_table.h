@@ -30,6 +30,7 @@ enum Symbol : int8_t {
     kInWords,
     kOutWords,
     kPositionOffset,
+    kHalfWeights,
     kPositions,
     kVocabSize,
     kNumPositions,
@@ -450,7 +451,7 @@ constexpr OperatorRow kOperators[] = {
     },
     {
         "Mamba2Step", OperatorKind::kMamba2Step,
-        9, {
+        10, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"nheads", AttributeType::kInt, kNheads, 0, {}, 1},
             {"headdim", AttributeType::kInt, kHeaddim, 0, {}, 1},
@@ -458,6 +459,7 @@ constexpr OperatorRow kOperators[] = {
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
             {"position_offset", AttributeType::kInt, kPositionOffset, 2, {"0", "1"}, 1},
+            {"half_weights", AttributeType::kInt, kHalfWeights, 2, {"0", "1"}, 1},
             {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
@@ -561,10 +563,10 @@ constexpr OperatorRow kOperators[] = {
             {"class_embedding", Element::kFloat32, kOne, -1,
              {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
              {}},
-            {"table", Element::kActivation, kOne, -1,
+            {"table", Element::kHalf, kOne, -1,
              {2, {{"vocab_size", 1, {{1, {kVocabSize, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
              {}},
-            {"position_table", Element::kActivation, kOne, -1,
+            {"position_table", Element::kHalf, kOne, -1,
              {2, {{"num_positions", 1, {{1, {kNumPositions, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
              {}},
             {"final_modulation", Element::kFloat32, kOne, -1,

@@ -109,7 +109,8 @@ __device__ __forceinline__ void add_units(Of& of, const Share<W, MOST>& share, i
             Chunk<W>::multiply(u, l, share.v[i], sums[i % 2][0], sums[i % 2][1]);
         }
         __syncwarp();
-        if (of.lane == 0) barrier_arrive(of.ring.empty + of.place);
+        // Every lane for itself: by one for all, racecheck does not see that the others are done.
+        barrier_arrive(of.ring.empty + of.place);
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum[i] = (sums[0][0][i] + sums[0][1][i]) + (sums[1][0][i] + sums[1][1][i]);
         if (++of.place == of.a.units) of.place = 0, of.parity ^= 1;

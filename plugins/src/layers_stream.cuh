@@ -103,7 +103,7 @@ struct WeightRing {
         if (threadIdx.x != 0) return;
         for (int i = 0; i < count; ++i) {
             barrier_init(full + i, 1);
-            barrier_init(empty + i, kResidentWarps);
+            barrier_init(empty + i, kResidentThreads);
         }
         fence_barriers();
     }

@@ -69,7 +69,7 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
     for (int i = 0; i < count; ++i) {
         const TensorRow& tensor = *mTensors.inputs[i];
         if (!check_shape(*mRow, tensor, inputs[i].dims, call.sizes)) return false;
-        if (!is_supported(tensor.element, inputs[i].type)) {
+        if (!is_supported(asked_of(tensor.element), inputs[i].type)) {
             log_error(mRow->name, "'%s' has TensorRT data type %d, which is not supported there", tensor.name,
                       static_cast<int>(inputs[i].type));
             return false;

@@ -49,6 +49,12 @@ public:
                     void* workspace, cudaStream_t stream) const noexcept;
 
 private:
+    // Below TensorRT 10 a builder is free to run an operator in any type that it has, and takes float32 where it has
+    // nothing to choose by: an operator that was made for weights of 16 bits says so.
+    Element asked_of(Element element) const noexcept {
+        const bool half = element == Element::kActivation && mAttributes.sizes.of[kHalfWeights] != 0;
+        return half ? Element::kHalf : element;
+    }
     bool fill(const nvinfer1::PluginTensorDesc* inputs, int count, struct Call& call) const noexcept;
 
     const OperatorRow* mRow = nullptr;

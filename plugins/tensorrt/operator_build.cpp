@@ -51,7 +51,7 @@ bool Operator::supports(int pos, const PluginTensorDesc* tensors, int inputs, in
     const auto row_of = [&](int i) { return i < inputs ? mTensors.inputs[i] : mTensors.outputs[i - inputs]; };
     const Element element = row_of(pos)->element;
     if (!is_supported_format(*row_of(pos), tensors[pos])) return false;
-    if (!is_supported(element, tensors[pos].type)) return false;
+    if (!is_supported(asked_of(element), tensors[pos].type)) return false;
     const auto is_image = [&](int i) { return row_of(i)->images != Images::kChannelsFirst; };
     for (int i = 0; i < pos; ++i) {
         if (row_of(i)->element == element && tensors[i].type != tensors[pos].type) return false;

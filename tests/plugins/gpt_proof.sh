@@ -14,19 +14,19 @@ bundles="$1" stage="${2:-all}" python="${PYTHON_TRT:-python3.10}"
 export OUT="${OUT:-gpt_proof}"
 . tests/plugins/proof_common.sh
 
-models="${MODELS-b}" timed="${TIMED:-1,64}" builds=()
+models="${MODELS-b}" lowerings="${LOWERINGS:-plugin-fused}" timed="${TIMED:-1,64}" builds=()
 if [ "$stage" != run ]; then # side by side: most of a build is one thread's work
     for name in $models; do
         build "$bundles/gpt_$name" "${BATCHES:-1:1:8,64:64:64}" --level "${LEVEL:-1}" --graph condition --graph step \
             --graph vq_decode & builds+=($!)
     done
-    build "$bundles/tiny-primitive" 1:8:64 --level 0 & builds+=($!)
-    build "$bundles/tiny-plugin-fused" 1:8:64 --level 0 || failed=1
+    # TensorRT 8's engine of it is wrong, so that `build` refuses it there; LOWERINGS="primitive plugin-fused" from 9 on.
+    for lowering in $lowerings; do build "$bundles/tiny-$lowering" 1:8:64 --level 0 & builds+=($!); done
     for one in "${builds[@]}"; do wait "$one" || failed=1; done
     echo "built in $((SECONDS - started)) s"
     [ "$stage" = build ] && exit "$failed"
 fi
-for lowering in primitive plugin-fused; do
+for lowering in $lowerings; do
     part tokens "$bundles/tiny-$lowering" "$bundles/tiny_tokens.npz"
     part forced "$bundles/tiny-$lowering" "$bundles/tiny.npz"
 done

@@ -83,6 +83,7 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
     plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1, "position_offset": 1}
+    plain["half_weights"] = int(activations != "float32")
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
     attributes = {name: options.get(name, plain[name]) for name in TABLE[operator]["attributes"]}
     return Case(operator, attributes, sizes, activations, states)

@@ -81,11 +81,12 @@ VALID["Mamba2LazyStep"] = [
     for field in ([("fold_every", "int64", 16), given] if given[0] == "eps" else [given])
 ]
 VALID["Mamba2Layers"] = VALID["Mamba2LayersQuantized"] = VALID["Mamba2DecodeStep"]
-VALID["Mamba2Step"] = VALID["Mamba2StepQuantized"] = [
+VALID["Mamba2StepQuantized"] = [
     field
     for given in VALID["Mamba2DecodeStep"]
     for field in ([("position_offset", "int64", 1), given] if given[0] == "eps" else [given])
 ]
+VALID["Mamba2Step"] = [*VALID["Mamba2StepQuantized"], ("half_weights", "int64", 1)]
 MAMBA1 = {"kind": "mamba1", "nheads": 1536, "headdim": 1, "d_state": 16}
 
 
@@ -142,6 +143,7 @@ WRONG: list[tuple[str, list[Field], str]] = [
         "nheads * headdim 48; with weight_bits 8 supported: steps of 32",
     ),
     ("Mamba2Step", changed("Mamba2Step", position_offset=2), "'position_offset' is 2; expected 0 or 1"),
+    ("Mamba2Step", changed("Mamba2Step", half_weights=2), "'half_weights' is 2; expected 0 or 1"),
     ("Mamba2StepQuantized", changed("Mamba2StepQuantized", d_state=8), "d_state is 8; supported: 16, 32"),
     ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=129), "capacity is 129; supported: 2 to 128"),
     ("Mamba2LazyStep", changed("Mamba2LazyStep", fold_every=0), "'fold_every' is 0; expected 1 to"),

@@ -411,6 +411,7 @@ inline Case whole_case(const char* name, Types types, reference::ScanSizes n, in
     Case made = layers_case(name, types, n, layers, d, masked, quantized, &residual);
     made.op = quantized ? "Mamba2StepQuantized" : "Mamba2Step";
     made.attributes.push_back(number("position_offset", 1));
+    if (!quantized) made.attributes.push_back(number("half_weights", type == DataType::kFLOAT ? 0 : 1));
     made.aliases = {-1, 18, 19};
     std::vector<Tensor> inputs = ends;
     inputs.insert(inputs.end(), made.inputs.begin() + 1, made.inputs.end());

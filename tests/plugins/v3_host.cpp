@@ -108,6 +108,12 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
         for (auto& tensor : other) tensor.desc.type = DataType::kFLOAT;
         expect(!build->supportsFormatCombination(1, other.data(), inputs, outputs), c, "float32 weights pass");
     }
+    if (c.op == "Mamba2Step" && c.inputs[3].type != DataType::kFLOAT) {
+        auto other = all;
+        for (auto& tensor : other) tensor.desc.type = DataType::kFLOAT;
+        expect(!build->supportsFormatCombination(3, other.data(), inputs, outputs), c,
+               "a float32 table passes for half_weights");
+    }
     expect(build->configurePlugin(all.data(), inputs, all.data() + inputs, outputs) == 0, c, "configurePlugin failed");
     return static_cast<int64_t>(build->getWorkspaceSize(all.data(), inputs, all.data() + inputs, outputs));
 }

@@ -5,19 +5,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from build_stage import GPU, Play, build, change, left_over, library, play, toy, toy_made, with_plugins  # noqa: F401
-from fake_builder import F16, F32, Layer, model_layers
+from fake_builder import F16, F32, Layer, Network, World, model_layers
 from toy_bundle import make_bundle
 
 from aim_edge.cli import main
 from aim_edge.export import EngineBuildError, TrtOptions, build_engines
 from aim_edge.export import engines as engines_module
+from aim_edge.export.engines_common import Job
+from aim_edge.export.engines_trt import check_faults
+from aim_edge.export.engines_trt_types import constrain
+from aim_edge.export.engines_trt_versions import Dialect
 from aim_edge.runtime import BackendMissingError, Bundle
 from aim_edge.runtime.bundle import read_manifest
+from aim_edge.runtime.contract import GraphSpec, TensorSpec
 
 
 def drop(name: str) -> Callable[[str, list[dict[str, Any]]], Any]:
@@ -75,6 +82,27 @@ def test_a_graph_without_plugins_or_float16_is_refused(toy: Path, play: Play, li
     play("8.6.0")
     with pytest.raises(EngineBuildError, match=r"step\.trt\.onnx: TensorRT 8\.6\.0 made no plugin of its operators"):
         build(toy, graphs=["step"], options=TrtOptions(plugins=library))
+
+
+@pytest.mark.parametrize(("weights", "counted"), [("float16", "float16 plugins"), ("float32", "float32 plugins")])
+def test_a_plugin_with_float16_weights_computes_in_float16(weights: str, counted: str, toy: Path, play: Play) -> None:
+    play("8.6.0")
+    network = Network(World(read_manifest(toy).contract, lambda graph: [
+        Layer("CONSTANT", "table", (), [("w", F32)], weights=np.zeros(2, weights)),
+        Layer("PLUGIN_V2", "whole", ["class_embedding", "w"], [("logits", F32)], operator="Mamba2Step"),
+    ]), 0)  # fmt: skip
+    network.fill("step")
+    wanted = constrain(Dialect(sys.modules["tensorrt"]), network, "float16")
+    assert wanted.counts == {counted: 1} and wanted.plugins == [("whole", "Mamba2Step")]
+
+
+def test_a_step_that_tensorrt_8_is_known_to_get_wrong_is_refused() -> None:
+    cached = GraphSpec("step.onnx", (TensorSpec("k_cache_0", "float32", ("rows", 4, 25, 16)),), ())
+    job = Job("step", Path("gpt/step.onnx"), cached, "sm90", ((1, 1, 1),), (1, 1, 1))
+    with pytest.raises(EngineBuildError, match=r"step\.onnx: TensorRT 8\.6\.0 makes of .* wrong; export .* plugin-fused"):
+        check_faults(job, (8, 6), "8.6.0")
+    for other, release in ((job, (10, 3)), (replace(job, plugins=True), (8, 6)), (replace(job, graph="scan"), (8, 6))):
+        check_faults(other, release, "any")
 
 
 def test_plugins_that_call_cudnn_are_refused_where_it_is_not_used(toy: Path, play: Play) -> None:
