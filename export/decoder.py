@@ -118,9 +118,11 @@ class _Decoder:
         given = g.inputs(self.spec.inputs)
         count = config.n_layer * config.adaln_factor
         self.modulation = given["modulation"]
-        self.vectors = self._vectors(self.modulation, count)
+        self.vectors: tuple[ir.Value, ...] = ()
         if isinstance(self.recurrence, PluginFused) and not self.sequence:
             self.modulation = g.reshape(self.modulation, 0, count, config.d_model)
+        else:
+            self.vectors = self._vectors(self.modulation, count)
         if isinstance(self.recurrence, PluginLayers) and not self.sequence:
             whole = self.recurrence.step(given, self.modulation)
             return g.finish(self.name, self.spec, whole, list(self.recurrence.functions.values()))
@@ -176,14 +178,18 @@ class _Decoder:
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
         residual = self._joined(residual, branch)
-        return modulated(self.g, residual, weight, self.vectors[shift], self.vectors[scale], eps), residual
+        return modulated(self.g, residual, weight, self._vector(shift), self._vector(scale), eps), residual
 
     def _joined(self, residual: ir.Value, branch: Branch | None) -> ir.Value:
         g = self.g
         if branch is None:
             return residual
         y, dtype, gate = branch
-        return g.op("Add", residual, g.op("Mul", g.convert(y, dtype, "float32"), self.vectors[gate]))
+        return g.op("Add", residual, g.op("Mul", g.convert(y, dtype, "float32"), self._vector(gate)))
+
+    def _vector(self, index: int) -> ir.Value:
+        """One of the modulation's. Where operators take it whole, few are needed apart, and a split would copy all."""
+        return self.vectors[index] if self.vectors else self.g.layer(self.modulation, index, 1)
 
     def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
         """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""
