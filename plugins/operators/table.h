@@ -16,7 +16,7 @@ constexpr int kElementCount = 5;
 // Of an image: whether its channels are the last or the second dimension in memory.
 enum class Images : int8_t { kChannelsFirst, kEither, kChannelsLast };
 
-constexpr int kMaxAttributes = 9;
+constexpr int kMaxAttributes = 10;
 constexpr int kMaxInputs = 25;
 constexpr int kMaxOutputs = 7;
 constexpr int kMaxRank = 6;
