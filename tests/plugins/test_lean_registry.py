@@ -86,7 +86,11 @@ VALID["Mamba2StepQuantized"] = [
     for given in VALID["Mamba2DecodeStep"]
     for field in ([("position_offset", "int64", 1), given] if given[0] == "eps" else [given])
 ]
-VALID["Mamba2Step"] = [*VALID["Mamba2StepQuantized"], ("half_weights", "int64", 1)]
+VALID["Mamba2Step"] = [
+    field
+    for given in VALID["Mamba2StepQuantized"]
+    for field in ([("half_weights", "int64", 1), given] if given[0] == "eps" else [given])
+]
 MAMBA1 = {"kind": "mamba1", "nheads": 1536, "headdim": 1, "d_state": 16}
 
 

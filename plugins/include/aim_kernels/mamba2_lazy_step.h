@@ -17,7 +17,8 @@ struct Mamba2LazyStepParams {
     int32_t fold_every = 0;                // tokens between two folds, after the first; 1 to capacity
 
     // A state's *_out has the same shape and may be its *_in. Where one is not, all but conv_state are copied first.
-    const void* x_history_in = nullptr;    // (rows, capacity, d_inner) of ssm_state_dtype, 16-byte aligned
+    // (rows, capacity, d_inner) of ssm_state_dtype, 16-byte aligned. Past the count it holds any numbers.
+    const void* x_history_in = nullptr;
     void* x_history_out = nullptr;
     const void* B_history_in = nullptr;    // (rows, capacity, ngroups * d_state) of ssm_state_dtype, 16-byte aligned
     void* B_history_out = nullptr;
