@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,13 @@ def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     flags += ["-include", str(emulator / "cuda_emulator.h"), f"-I{emulator}", f"-isystem{headers}"]
     flags += [f"-I{plugins / part}" for part in ("include", "src", "capi")]
     sources = [*plugins.glob("src/*.cu"), *plugins.glob("capi/*.cpp"), *emulator.glob("*.cpp")]
-    objects = []
-    for source in sources:
-        objects.append(folder / f"{source.name}.o")
-        subprocess.run(["g++", *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
+    objects = [folder / f"{source.name}.o" for source in sources]
+
+    def compile_one(source: Path, to: Path) -> None:
+        subprocess.run(["g++", *flags, "-c", str(source), "-o", str(to)], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, objects))
     library = folder / "libaim_kernels_emulated.so"
     # Its own CUDA calls, even where a PyTorch in this process has brought the real ones along.
     subprocess.run(["g++", "-shared", "-Wl,-Bsymbolic", "-o", str(library), *map(str, objects)], check=True)
