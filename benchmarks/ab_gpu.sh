@@ -27,25 +27,13 @@ while [ $# -gt 0 ]; do
     esac
     shift 2 || exit 2
 done
-maker="${PYTHON:-python3}" python="${PYTHON_TRT:-python3.10}" backend="${BACKEND:-tensorrt}"
+backend="${BACKEND:-tensorrt}"
 export OUT="${OUT:-ab_gpu}"
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
-work="${WORK:-$scratch/work}"
-mkdir -p "$OUT" "$work" "$scratch/site/aim_edge"
-ln -s "$PWD/package/__init__.py" "$scratch/site/aim_edge/__init__.py"
-for folder in aim export runtime plugins cli; do ln -s "$PWD/$folder" "$scratch/site/aim_edge/$folder"; done
-given="${PYTHONPATH:-}" # of another Python's packages, which the maker could not load
-export PYTHONPATH="$scratch/site" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
-export PLUGINS="${PLUGINS:-$work/plugins/libaim_edge_tensorrt.so}"
-started=$SECONDS failed=0
-said() { echo "[$((SECONDS - started)) s] $*"; }
-edge() { PYTHONPATH="$PYTHONPATH${given:+:$given}" timeout "${LIMIT:-120}" "$python" -m aim_edge.cli "$@"; }
+work="${WORK:-$scratch/work}" site="$scratch/site" limit="${LIMIT:-120}"
+. benchmarks/two_pythons.sh
 profiles="$(for b in ${batch//,/ }; do echo "$b:$b:$b"; done | paste -sd,)"
-library() {
-    [ -f "$PLUGINS" ] || bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:?}" "$(dirname "$PLUGINS")" \
-        >"$OUT/plugins.log" 2>&1
-}
 make_one() { # FAMILY CODES
     local name="$1_$2"
     "$maker" benchmarks/random_bundle.py "$work/$name" --family "$1" --preset "$preset" --codes "$2" \
@@ -55,7 +43,7 @@ make_one() { # FAMILY CODES
     [ "$backend" = tensorrt ] || return 0
     while [ ! -e "$scratch/library" ]; do sleep 0.2; done
     [ "$(cat "$scratch/library")" = 0 ] || return 1
-    edge build "$work/$name" --target tensorrt --graph condition --graph step --batch "$profiles" --level "$level" \
+    edge "$limit" build "$work/$name" --target tensorrt --graph condition --graph step --batch "$profiles" --level "$level" \
         --timing-cache "$scratch/$name.timings" --plugins "$PLUGINS" >"$OUT/build_$name.log" 2>&1 ||
         { said "FAIL  engines $name"; tail -n 12 "$OUT/build_$name.log"; return 1; }
     said "engines $name"
@@ -81,7 +69,7 @@ for n in ${codes//,/ }; do
     for i in 0 1; do
         family="$([ $i = 0 ] && echo aim || echo gpt)"
         file="$OUT/bench_${family}_$n.json"
-        edge bench "$work/${family}_$n" --backend "$backend" \
+        edge "$limit" bench "$work/${family}_$n" --backend "$backend" \
             --batch "$batch" --repeats "$repeats" --warmup "$warmup" --no-pixels --no-profile --json "$file" \
             >"$OUT/bench_${family}_$n.log" 2>&1 || { failed=1; said "FAIL  bench ${family}_$n"; }
         grep -E "│.*tokens|not run|floor:|: memory:" "$OUT/bench_${family}_$n.log" || tail -n 5 "$OUT/bench_${family}_$n.log"

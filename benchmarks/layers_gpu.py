@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -100,13 +101,18 @@ class Layers:
         return sorted(times[1:])[2]
 
 
+def asked(rows: Sequence[int]) -> Iterator[tuple[str, int, bool]]:
+    """Preset, rows, and whether int8, as the command line has them; all presets and `rows` where it does not."""
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()] or rows
+    presets = [word for word in sys.argv[1:] if not word.isdigit()] or list(PRESETS)
+    return itertools.product(presets, numbers, (False, True))
+
+
 def main() -> None:
     bandwidth = max(copy_bandwidth().values())
     sys.stdout.write(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s\n")
     library = Library(Path(os.environ["AIM_KERNELS_LIBRARY"]))
-    asked = [int(word) for word in sys.argv[1:] if word.isdigit()] or ROWS
-    presets = [word for word in sys.argv[1:] if not word.isdigit()] or list(PRESETS)
-    for preset, rows, int8 in itertools.product(presets, asked, (False, True)):
+    for preset, rows, int8 in asked(ROWS):
         layers = Layers(library, preset, rows, int8)
         floor = 1e6 * layers.bytes / bandwidth
         us = layers.microseconds()

@@ -45,9 +45,10 @@ def _dims(d_model: int, n_layer: int) -> ModelDims:
 MODELS = {"AiM-B": _dims(768, 24), "AiM-L": _dims(1024, 48), "AiM-XL": _dims(1536, 48)}
 
 
-def half_bytes(model: str) -> StepBytes:
-    """Bytes of a step of a published model, weights and states in float16."""
-    return step_bytes(build_contract(MODELS[model], state_dtype=_HALF), _HALF)
+def bytes_of(model: str, precision: str) -> StepBytes:
+    """Bytes of a step of a published model, states in float16, weights too or in int8 without their scales."""
+    half = step_bytes(build_contract(MODELS[model], state_dtype=_HALF), _HALF)
+    return StepBytes(half.weights // 2, half.state_per_row) if precision == _INT8 else half
 
 
 @dataclass(frozen=True)
@@ -277,11 +278,10 @@ def predicted_table(reports: Sequence[Report], boards: Sequence[Board] = BOARDS)
     rows = {row.key: row for report in reports for row in report.rows}
     lines = []
     for model in MODELS:
-        half = half_bytes(model)
-        int8 = StepBytes(half.weights // 2, half.state_per_row)
         for batch in (1, 8):
             lines_of = []
-            for name, moved, kind in (("float16", half, _HALF), ("int8 weights", int8, _INT8)):
+            for name, kind in (("float16", _HALF), ("int8 weights", _INT8)):
+                moved = bytes_of(model, kind)
                 row = rows.get((model, batch, kind))
                 multiple = row.floor[2] if row is not None and row.floor is not None else None
                 carried = f"{name}, predicted" + ("" if multiple is None else f" ({multiple:.1f}x)")
@@ -359,9 +359,7 @@ def plot(reports: Sequence[Report], published: Published, precision: str = _HALF
         if not ours:
             continue
         bandwidth = next((report.bandwidth for report in reports if report.model == model and report.bandwidth), None)
-        moved = half_bytes(model)
-        if precision == _INT8:
-            moved = StepBytes(moved.weights // 2, moved.state_per_row)
+        moved = bytes_of(model, precision)
         least = [] if bandwidth is None else [floor(moved, bandwidth, size, STEPS) for size in sizes]
         theirs = [row for key, row in published.rows.items() if key[0] == model and key[2] == _HALF]
         shown = [(row.batch, row.ms_per_step) for row in theirs if published.comparable(gpu)]

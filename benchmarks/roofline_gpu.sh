@@ -22,19 +22,11 @@ while [ $# -gt 0 ]; do
     esac
     shift 2 || exit 2
 done
-maker="${PYTHON:-python3}" python="${PYTHON_TRT:-python3.10}"
 export OUT="${OUT:-roofline_gpu}"
-work="${WORK:-$(mktemp -d)}" failed=0 started=$SECONDS
-mkdir -p "$OUT" "$work/site/aim_edge"
-ln -sfn "$PWD/package/__init__.py" "$work/site/aim_edge/__init__.py"
-for folder in aim export runtime plugins cli; do ln -sfn "$PWD/$folder" "$work/site/aim_edge/$folder"; done
-given="${PYTHONPATH:-}"
-export PYTHONPATH="$work/site" XDG_CACHE_HOME="${XDG_CACHE_HOME:-$work/cache}"
-export PLUGINS="${PLUGINS:-$work/plugins/libaim_edge_tensorrt.so}"
-said() { echo "[$((SECONDS - started)) s] $*"; }
-edge() { PYTHONPATH="$PYTHONPATH${given:+:$given}" timeout "$1" "$python" -m aim_edge.cli "${@:2}"; }
-if [ ! -f "$PLUGINS" ] && ! bash tests/plugins/build_plugin.sh "${ARCH:-90}" "${HEADERS:?}" "$(dirname "$PLUGINS")" \
-    >"$OUT/plugins.log" 2>&1; then
+work="${WORK:-$(mktemp -d)}"
+site="$work/site"
+. benchmarks/two_pythons.sh
+if ! library; then
     tail -n 20 "$OUT/plugins.log"
     exit 1
 fi

@@ -7,7 +7,6 @@ As layers_gpu.py. "apart": mamba2_layers, ada_ln_norm (one of the two norms) and
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from kernels.abi import FLOAT16, AdaLnNormParams, Library, LinearParams, LinearQuantizedParams, Mamba2StepParams
 from kernels_gpu import copy_bandwidth, normal, size
-from layers_gpu import HALF, PRESETS, Layers
+from layers_gpu import HALF, Layers, asked
 
 ROWS = (2, 4, 128)
 VOCAB, POSITIONS = 16384, 257
@@ -85,9 +84,7 @@ def main() -> None:
     bandwidth = max(copy_bandwidth().values())
     sys.stdout.write(f"{torch.cuda.get_device_name()}, copy {bandwidth / 1e12:.2f} TB/s\n")
     library = Library(Path(os.environ["AIM_KERNELS_LIBRARY"]))
-    asked = [int(word) for word in sys.argv[1:] if word.isdigit()] or ROWS
-    presets = [word for word in sys.argv[1:] if not word.isdigit()] or list(PRESETS)
-    for preset, rows, int8 in itertools.product(presets, asked, (False, True)):
+    for preset, rows, int8 in asked(ROWS):
         took = []
         for kind in (Layers, Apart, Step):
             case = kind(library, preset, rows, int8)

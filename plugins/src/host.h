@@ -48,6 +48,9 @@ inline bool vectorizable(const void* base, int64_t row_stride, int64_t time_stri
 
 inline int64_t ceil_div(int64_t a, int64_t b) noexcept { return (a + b - 1) / b; }
 
+// To where the next part of a workspace may begin.
+inline size_t aligned(size_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
+
 }  // namespace detail
 }  // namespace aim_kernels
 

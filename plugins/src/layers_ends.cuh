@@ -6,8 +6,6 @@
 namespace aim_kernels {
 namespace detail {
 
-__device__ __forceinline__ int clamp_index(int index, int count) { return min(max(index, 0), count - 1); }
-
 // A thread's pairs of the first residual, which every block makes for itself.
 template <typename Of, int N>
 __device__ __forceinline__ void embed(const Of& of, float2 (&out)[N]) {
@@ -17,8 +15,7 @@ __device__ __forceinline__ void embed(const Of& of, float2 (&out)[N]) {
     for (int i = 0; i < N; ++i) out[i] = make_float2(0.0f, 0.0f);
     if (of.model_count == 0) return;
     const int image = of.row % static_cast<int>(ends.positions), position = ends.position[image];
-    const int64_t token = clamp_index(ends.token[image], ends.vocab_size);
-    const int64_t place = clamp_index(max(position, 0) + ends.position_offset - 1, ends.num_positions);
+    const int64_t token = token_of(ends, image), place = place_of(ends, position);
     if (position == 0) {
         of.load_pairs(ends.class_embedding + of.row * of.d_model() + of.col, of.model_count, out);
         return;

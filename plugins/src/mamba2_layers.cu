@@ -20,8 +20,6 @@ int64_t conv_dim_of(const Mamba2LayersParams& p) noexcept {
     return d_inner_of(p) + 2 * static_cast<int64_t>(p.ngroups) * p.d_state;
 }
 
-size_t aligned(size_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
-
 const void* past(const void* base, DType dtype, int64_t elements) noexcept {
     return static_cast<const unsigned char*>(base) + elements * static_cast<int64_t>(dtype_size(dtype));
 }
@@ -75,32 +73,6 @@ ChainBuffers buffers_of(const Mamba2LayersParams& p) noexcept {
             aligned(workspace_bytes(step_of(p, 0)))};
 }
 
-Status launch_linear(const Mamba2LayersParams& p, int64_t layer, const void* x, const void* weight, const float* scale,
-                     void* y, int64_t in_features, int64_t out_features, cudaStream_t stream) noexcept {
-    if (p.weight_bits == 8) {
-        LinearQuantizedParams quantized;
-        quantized.rows = p.rows;
-        quantized.in_features = in_features;
-        quantized.out_features = out_features;
-        quantized.bits = 8;
-        quantized.dtype = p.dtype;
-        quantized.x = x;
-        quantized.weight = static_cast<const int8_t*>(weight) + layer * out_features * in_features;
-        quantized.scale = scale + layer * out_features;
-        quantized.y = y;
-        return launch(quantized, stream);
-    }
-    LinearParams linear;
-    linear.rows = p.rows;
-    linear.in_features = in_features;
-    linear.out_features = out_features;
-    linear.dtype = p.dtype;
-    linear.x = x;
-    linear.weight = past(weight, p.dtype, layer * out_features * in_features);
-    linear.y = y;
-    return launch(linear, stream);
-}
-
 Status launch_chain(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {
     const ChainBuffers bytes = buffers_of(p);
     unsigned char* hidden = static_cast<unsigned char*>(p.workspace);
@@ -129,14 +101,16 @@ Status launch_chain(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {
         norm.weight = p.norm_weight + static_cast<int64_t>(layer) * p.d_model;
         AIM_CHECK(launch(norm, stream));
         norm.residual = p.residual_out;
-        AIM_CHECK(launch_linear(p, layer, x, p.in_proj, p.in_proj_scale, zxbcdt, p.d_model, width, stream));
+        Product product = {p.in_proj, p.in_proj_scale, static_cast<int>(width), p.d_model};
+        AIM_CHECK(launch_product(p, product, layer, x, zxbcdt, false, stream));
         Mamba2DecodeStepParams step = step_of(p, layer);
         step.zxbcdt = zxbcdt;
         step.out = inner;
         step.workspace = scratch;
         step.workspace_size = bytes.step;
         AIM_CHECK(launch(step, stream));
-        AIM_CHECK(launch_linear(p, layer, inner, p.out_proj, p.out_proj_scale, hidden, d_inner, p.d_model, stream));
+        product = {p.out_proj, p.out_proj_scale, p.d_model, static_cast<int>(d_inner)};
+        AIM_CHECK(launch_product(p, product, layer, inner, hidden, false, stream));
     }
     // Once more for the last branch; the x that it also makes is nobody's.
     norm.gate_index = 3 * p.layers - 1;
@@ -171,6 +145,39 @@ Status check_weights(const Mamba2LayersParams& p) noexcept {
 }
 
 }  // namespace
+
+namespace detail {
+
+Status launch_product(const Mamba2LayersParams& p, const Product& m, int64_t layer, const void* x, void* y,
+                      bool float32_y, cudaStream_t stream) noexcept {
+    const int64_t weights = layer * m.features * m.inputs;
+    if (p.weight_bits == 8) {
+        LinearQuantizedParams quantized;
+        quantized.rows = p.rows;
+        quantized.in_features = m.inputs;
+        quantized.out_features = m.features;
+        quantized.bits = 8;
+        quantized.dtype = p.dtype;
+        quantized.float32_y = float32_y;
+        quantized.x = x;
+        quantized.weight = static_cast<const int8_t*>(m.weight) + weights;
+        quantized.scale = m.scale + layer * m.features;
+        quantized.y = y;
+        return launch(quantized, stream);
+    }
+    LinearParams linear;
+    linear.rows = p.rows;
+    linear.in_features = m.inputs;
+    linear.out_features = m.features;
+    linear.dtype = p.dtype;
+    linear.float32_y = float32_y;
+    linear.x = x;
+    linear.weight = past(m.weight, p.dtype, weights);
+    linear.y = y;
+    return launch(linear, stream);
+}
+
+}  // namespace detail
 
 size_t workspace_bytes(const Mamba2LayersParams& p) noexcept {
     if (p.rows < 1 || p.nheads < 1 || p.headdim < 1 || p.d_model < 1 || p.d_state < 1 || p.ngroups < 1) return 0;

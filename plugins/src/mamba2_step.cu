@@ -1,7 +1,5 @@
 #include "aim_kernels/mamba2_step.h"
 
-#include "aim_kernels/linear.h"
-#include "aim_kernels/linear_quantized.h"
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "layers.cuh"
@@ -25,18 +23,14 @@ struct EndsArgs {
     void* x;          // (rows, d_model), what the head multiplies
 };
 
-__device__ __forceinline__ int64_t clamp_index(int64_t index, int32_t count) {
-    return min(max(index, int64_t{0}), static_cast<int64_t>(count) - 1);
-}
-
 // A block a row.
 __global__ void __launch_bounds__(kThreads) embed_kernel(const EndsArgs a) {
     const StepEnds& ends = a.ends;
     wait_for_previous();
     let_next_start();
     const int64_t row = blockIdx.x, image = row % ends.positions, d = a.d_model;
-    const int64_t position = ends.position[image], token = clamp_index(ends.token[image], ends.vocab_size);
-    const int64_t place = clamp_index(position + ends.position_offset - 1, ends.num_positions);
+    const int position = ends.position[image];
+    const int64_t token = token_of(ends, image), place = place_of(ends, position);
     for (int64_t i = threadIdx.x; i < d; i += kThreads) {
         a.residual[row * d + i] = position == 0 ? ends.class_embedding[row * d + i]
                                                 : load_any(ends.table, a.dtype, token * d + i) +
@@ -68,8 +62,6 @@ __global__ void __launch_bounds__(kThreads) norms_kernel(const EndsArgs a) {
     }
 }
 
-size_t aligned(size_t bytes) noexcept { return (bytes + 255) / 256 * 256; }
-
 size_t residual_bytes(const Mamba2StepParams& p) noexcept {
     return aligned(static_cast<size_t>(p.layers.rows * p.layers.d_model) * sizeof(float));
 }
@@ -91,30 +83,8 @@ Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(launch_dependent(kOp, embed_kernel, layers.rows, kThreads, stream, args));
     AIM_CHECK(launch(layers, stream));
     AIM_CHECK(launch_dependent(kOp, norms_kernel, layers.rows, kThreads, stream, args));
-    if (layers.weight_bits == 8) {
-        LinearQuantizedParams quantized;
-        quantized.rows = layers.rows;
-        quantized.in_features = layers.d_model;
-        quantized.out_features = p.ends.vocab_size;
-        quantized.bits = 8;
-        quantized.dtype = layers.dtype;
-        quantized.float32_y = true;
-        quantized.x = args.x;
-        quantized.weight = p.ends.head;
-        quantized.scale = p.ends.head_scale;
-        quantized.y = p.ends.logits;
-        return launch(quantized, stream);
-    }
-    LinearParams head;
-    head.rows = layers.rows;
-    head.in_features = layers.d_model;
-    head.out_features = p.ends.vocab_size;
-    head.dtype = layers.dtype;
-    head.float32_y = true;
-    head.x = args.x;
-    head.weight = p.ends.head;
-    head.y = p.ends.logits;
-    return launch(head, stream);
+    const Product head = {p.ends.head, p.ends.head_scale, p.ends.vocab_size, layers.d_model};
+    return launch_product(layers, head, 0, args.x, p.ends.logits, true, stream);
 }
 
 }  // namespace

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import c_void_p
 from typing import Protocol
 
@@ -107,6 +109,25 @@ class CudaMemory:
         code = getattr(self.runtime, name)(*arguments)
         if code != 0:
             raise RuntimeError(f"{name} returned {code}: {self.runtime.cudaGetErrorString(code).decode()}")
+
+    @contextmanager
+    def captured(self, library: Library, name: str, params: Params) -> Iterator[Callable[[], None]]:
+        """A CUDA graph of an operator's call; what is yielded replays it and waits."""
+        stream, graph, instance = c_void_p(), c_void_p(), c_void_p()
+        self.check("cudaStreamCreate", ctypes.byref(stream))
+        self.check("cudaStreamBeginCapture", stream, 2)  # relaxed: the default stream is in use by others
+        library.call(name, params, stream.value or 0)
+        self.check("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        self.check("cudaGraphInstantiate", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
+
+        def replay() -> None:
+            self.check("cudaGraphLaunch", instance, stream)
+            self.check("cudaStreamSynchronize", stream)
+
+        yield replay
+        self.check("cudaGraphExecDestroy", instance)
+        self.check("cudaGraphDestroy", graph)
+        self.check("cudaStreamDestroy", stream)
 
     def allocate(self, size: int) -> int:
         address = c_void_p()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import c_void_p
 from typing import Any
 
 import numpy as np
@@ -110,21 +108,12 @@ def test_a_captured_step_moves_the_state_only_when_it_is_replayed(
     throwaway.zxbcdt.fill(pad(case, draw_input(case, seed=8)))
     device.run("mamba2_decode_step", throwaway.params)
     buffers = place(device, case, weights, conv, ssm, None)
-    stream, graph, instance = c_void_p(), c_void_p(), c_void_p()
-    cuda_memory.check("cudaStreamCreate", ctypes.byref(stream))
-    cuda_memory.check("cudaStreamBeginCapture", stream, 2)  # relaxed: the default stream is in use by others
-    device.library.call("mamba2_decode_step", buffers.params, stream.value or 0)
-    cuda_memory.check("cudaStreamEndCapture", stream, ctypes.byref(graph))
-    cuda_memory.check("cudaGraphInstantiate", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
-    assert (decode(buffers.ssm_state_out.read()) == ssm).all()
-    for step in range(3):
-        zxbcdt = draw_input(case, seed=200 + step)
-        buffers.zxbcdt.fill(pad(case, zxbcdt))
-        cuda_memory.check("cudaGraphLaunch", instance, stream)
-        cuda_memory.check("cudaStreamSynchronize", stream)
-        out, conv, ssm = expected(case, weights, zxbcdt, conv, ssm)
-    check(case, buffers, (out, conv, ssm), np.ones(case.rows, bool))
-    cuda_memory.check("cudaGraphExecDestroy", instance)
-    cuda_memory.check("cudaGraphDestroy", graph)
-    cuda_memory.check("cudaStreamDestroy", stream)
+    with cuda_memory.captured(device.library, "mamba2_decode_step", buffers.params) as replay:
+        assert (decode(buffers.ssm_state_out.read()) == ssm).all()
+        for step in range(3):
+            zxbcdt = draw_input(case, seed=200 + step)
+            buffers.zxbcdt.fill(pad(case, zxbcdt))
+            replay()
+            out, conv, ssm = expected(case, weights, zxbcdt, conv, ssm)
+        check(case, buffers, (out, conv, ssm), np.ones(case.rows, bool))
     device.release()

@@ -5,9 +5,7 @@ The kernel's blocks wait for each other; the emulator runs twenty of them side b
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-from ctypes import c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -287,18 +285,9 @@ def test_a_captured_step_gives_the_same_bits_each_time(
     placed.residual.fill(residual)
     device.run("mamba2_layers", placed.params)  # kernels load at their first launch, which a capture may not allow
     first = placed.residual_out.read().copy()
-    stream, graph, instance = c_void_p(), c_void_p(), c_void_p()
-    cuda_memory.check("cudaStreamCreate", ctypes.byref(stream))
-    cuda_memory.check("cudaStreamBeginCapture", stream, 2)  # relaxed: the default stream is in use by others
-    device.library.call("mamba2_layers", placed.params, stream.value or 0)
-    cuda_memory.check("cudaStreamEndCapture", stream, ctypes.byref(graph))
-    cuda_memory.check("cudaGraphInstantiate", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
-    for _ in range(200):
-        placed.residual_out.fill(np.full_like(first, np.nan))
-        cuda_memory.check("cudaGraphLaunch", instance, stream)
-        cuda_memory.check("cudaStreamSynchronize", stream)
-        assert (placed.residual_out.read() == first).all()
-    cuda_memory.check("cudaGraphExecDestroy", instance)
-    cuda_memory.check("cudaGraphDestroy", graph)
-    cuda_memory.check("cudaStreamDestroy", stream)
+    with cuda_memory.captured(device.library, "mamba2_layers", placed.params) as replay:
+        for _ in range(200):
+            placed.residual_out.fill(np.full_like(first, np.nan))
+            replay()
+            assert (placed.residual_out.read() == first).all()
     device.release()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-from ctypes import c_void_p
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,18 +211,9 @@ def test_a_captured_step_gives_the_same_bits_each_time(
     whole = place(device, case.but({"in_place": False}), seed=4)
     run(device, whole, 3)  # kernels load at their first launch, which a capture may not allow
     first = whole.logits.read().copy()
-    stream, graph, instance = c_void_p(), c_void_p(), c_void_p()
-    cuda_memory.check("cudaStreamCreate", ctypes.byref(stream))
-    cuda_memory.check("cudaStreamBeginCapture", stream, 2)  # relaxed: the default stream is in use by others
-    device.library.call("mamba2_step", whole.params, stream.value or 0)
-    cuda_memory.check("cudaStreamEndCapture", stream, ctypes.byref(graph))
-    cuda_memory.check("cudaGraphInstantiate", ctypes.byref(instance), graph, ctypes.c_ulonglong(0))
-    for _ in range(200):
-        whole.logits.fill(np.full_like(first, np.nan))
-        cuda_memory.check("cudaGraphLaunch", instance, stream)
-        cuda_memory.check("cudaStreamSynchronize", stream)
-        assert (whole.logits.read() == first).all()
-    cuda_memory.check("cudaGraphExecDestroy", instance)
-    cuda_memory.check("cudaGraphDestroy", graph)
-    cuda_memory.check("cudaStreamDestroy", stream)
+    with cuda_memory.captured(device.library, "mamba2_step", whole.params) as replay:
+        for _ in range(200):
+            whole.logits.fill(np.full_like(first, np.nan))
+            replay()
+            assert (whole.logits.read() == first).all()
     device.release()

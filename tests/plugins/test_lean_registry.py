@@ -75,22 +75,19 @@ VALID: dict[str, list[Field]] = {
         ("has_active", "int64", 1),
     ],
 }
-VALID["Mamba2LazyStep"] = [
-    field
-    for given in VALID["Mamba2DecodeStep"]
-    for field in ([("fold_every", "int64", 16), given] if given[0] == "eps" else [given])
-]
+
+
+def with_field(operator: str, added: Field) -> list[Field]:
+    """An operator's fields and one more, ahead of eps."""
+    fields = VALID[operator]
+    at = [name for name, _, _ in fields].index("eps")
+    return [*fields[:at], added, *fields[at:]]
+
+
+VALID["Mamba2LazyStep"] = with_field("Mamba2DecodeStep", ("fold_every", "int64", 16))
 VALID["Mamba2Layers"] = VALID["Mamba2LayersQuantized"] = VALID["Mamba2DecodeStep"]
-VALID["Mamba2StepQuantized"] = [
-    field
-    for given in VALID["Mamba2DecodeStep"]
-    for field in ([("position_offset", "int64", 1), given] if given[0] == "eps" else [given])
-]
-VALID["Mamba2Step"] = [
-    field
-    for given in VALID["Mamba2StepQuantized"]
-    for field in ([("half_weights", "int64", 1), given] if given[0] == "eps" else [given])
-]
+VALID["Mamba2StepQuantized"] = with_field("Mamba2DecodeStep", ("position_offset", "int64", 1))
+VALID["Mamba2Step"] = with_field("Mamba2StepQuantized", ("half_weights", "int64", 1))
 MAMBA1 = {"kind": "mamba1", "nheads": 1536, "headdim": 1, "d_state": 16}
 
 
