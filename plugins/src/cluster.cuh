@@ -10,7 +10,7 @@
 namespace aim_kernels {
 namespace detail {
 
-// Of all threads of a cluster, once a kernel: what is before arriving is seen by all after waiting.
+// Of all threads of a cluster: what is before arriving is seen by all after waiting.
 __device__ __forceinline__ void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -20,6 +20,18 @@ __device__ __forceinline__ void cluster_arrive() {
 __device__ __forceinline__ void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Where block `rank` of the cluster has what `pointer` is to this block's shared memory.
+template <typename T>
+__device__ __forceinline__ T* peer_of(T* pointer, int rank) {
+#if __CUDA_ARCH__ >= 900
+    unsigned long long peer;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(peer) : "l"(reinterpret_cast<unsigned long long>(pointer)), "r"(rank));
+    return reinterpret_cast<T*>(peer);
+#else
+    return pointer;
 #endif
 }
 

@@ -2,7 +2,7 @@
 
 #include "dependent.cuh"
 #include "device_math.cuh"
-#include "sample_draw.cuh"
+#include "sample_cluster_draw.cuh"
 
 namespace aim_kernels {
 namespace {
@@ -12,20 +12,12 @@ constexpr const char* kOp = "sample";
 template <bool CACHED, bool WIDE>
 __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     __shared__ Shared s;
-    Scratch scratch = {s.partial, 0};
+    Scratch<kWarps> scratch = {s.partial, 0};
     const SampleParams& p = a.p;
-    Image image;
-    image.index = blockIdx.x;
     wait_for_previous();
     let_next_start();
-    if (row_is_inactive(p.active, image.index)) return;
-    image.cond = p.logits + image.index * p.vocab_size;
-    image.uncond = image.cond + p.batch * p.vocab_size;
-    image.vocab_size = p.vocab_size;
-    image.tiles = (p.vocab_size + kTile - 1) / kTile;
-    image.guidance_scale = p.sampling->guidance_scale;
-    image.temperature = p.sampling->temperature;
-    image.scale = a.scale;
+    if (row_is_inactive(p.active, blockIdx.x)) return;
+    Image image = image_of(a, blockIdx.x);
     const int position = p.position[image.index];
 
     Row<CACHED, WIDE> row;
@@ -44,10 +36,7 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     most = block_max(most, scratch);
     least = ~block_max(~least, scratch);
     if (most <= kMinusInfinity || most >= kInfinity) {
-        if (threadIdx.x == 0) {
-            if (p.status[image.index] == 0) p.status[image.index] = position + 1;
-            finish(p, image.index, position, 0);
-        }
+        if (threadIdx.x == 0) refuse(p, image.index, position);
         return;
     }
     image.largest = static_cast<double>(value_of_key(most));
@@ -108,6 +97,10 @@ Status launch(const SampleParams& p, cudaStream_t stream) noexcept {
     while (1 << bits < p.vocab_size) ++bits;
     const SampleArgs args = {p, static_cast<double>(uint64_t{1} << (62 - bits))};
     const bool wide = vectorizable(p.logits, p.vocab_size, p.vocab_size, DType::kFloat32);
+    if (wide && p.vocab_size > kFew && p.vocab_size <= kClusterCodes && device_info().dependent_launch) {
+        return launch_dependent(kOp, sample_cluster_kernel, p.batch * kBlocks, kBlockThreads, stream, args,
+                                sizeof(ClusterShared), kBlocks);
+    }
     if (p.vocab_size > kTile) {
         return wide ? launch_dependent(kOp, sample_kernel<false, true>, p.batch, kThreads, stream, args)
                     : launch_dependent(kOp, sample_kernel<false, false>, p.batch, kThreads, stream, args);

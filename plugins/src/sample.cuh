@@ -53,14 +53,21 @@ __device__ __forceinline__ double philox_uniform(uint64_t seed, uint64_t image_i
     return static_cast<double>(bits) * (1.0 / 9007199254740992.0);
 }
 
-// Two sets in turns: a block's next sum may begin while a slow warp still reads the one before.
+// Of a block of WARPS warps. Two sets in turns: its next sum may begin while a slow warp still reads the one before.
+template <int WARPS>
 struct Scratch {
-    uint64_t (*partial)[kWarps];
+    uint64_t (*partial)[WARPS];
     int turn;
 
     __device__ __forceinline__ uint64_t* next() {
         turn ^= 1;
         return partial[turn];
+    }
+
+    // A lane's part of what the warps left there.
+    static __device__ __forceinline__ uint64_t part_of(const uint64_t* partial) {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        return WARPS == 32 || lane < WARPS ? partial[lane] : 0;
     }
 };
 
@@ -90,31 +97,33 @@ __device__ __forceinline__ T warp_max(T value) {
     return value;
 }
 
-template <typename T>
-__device__ __forceinline__ T block_sum(T value, Scratch& scratch) {
+template <int WARPS, typename T>
+__device__ __forceinline__ T block_sum(T value, Scratch<WARPS>& scratch) {
     uint64_t* partial = scratch.next();
     value = warp_sum(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
-    return warp_sum(static_cast<T>(partial[threadIdx.x % 32]));
+    return warp_sum(static_cast<T>(scratch.part_of(partial)));
 }
 
-__device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch& scratch) {
+template <int WARPS>
+__device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch<WARPS>& scratch) {
     uint64_t* partial = scratch.next();
     value = warp_max(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
-    return warp_max(static_cast<uint32_t>(partial[threadIdx.x % 32]));
+    return warp_max(static_cast<uint32_t>(scratch.part_of(partial)));
 }
 
 // Inclusive, in the order of the threads; `total` is that of all.
-__device__ __forceinline__ uint64_t block_scan(uint64_t value, uint64_t& total, Scratch& scratch) {
+template <int WARPS>
+__device__ __forceinline__ uint64_t block_scan(uint64_t value, uint64_t& total, Scratch<WARPS>& scratch) {
     uint64_t* partial = scratch.next();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     value = warp_scan(value);
     if (lane == 31) partial[warp] = value;
     __syncthreads();
-    const uint64_t upto = warp_scan(partial[lane]);
+    const uint64_t upto = warp_scan(scratch.part_of(partial));
     total = __shfl_sync(kAllLanes, upto, 31);
     const uint64_t before = __shfl_sync(kAllLanes, upto, max(warp - 1, 0));
     return warp == 0 ? value : before + value;

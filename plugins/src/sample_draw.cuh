@@ -12,6 +12,12 @@ __device__ __forceinline__ void finish(const SampleParams& p, int64_t image, int
     if (position >= 0 && position < p.num_tokens) p.tokens[image * p.num_tokens + position] = token;
 }
 
+// For logits that are not finite. Of several such steps the first is told.
+__device__ __forceinline__ void refuse(const SampleParams& p, int64_t image, int position) {
+    if (p.status[image] == 0) p.status[image] = position + 1;
+    finish(p, image, position, 0);
+}
+
 // The sum that top-p takes away: everything up to it goes. Such that nothing is above it: the largest alone stays.
 __device__ __forceinline__ uint64_t cut_of(double top_p, uint64_t total) {
     const double share = 1.0 - top_p;
@@ -21,7 +27,7 @@ __device__ __forceinline__ uint64_t cut_of(double top_p, uint64_t total) {
 // The largest `k` keys or more, at most one a thread: top-k exactly, top-p and the draw. `least` is a key with
 // k <= count(key >= least) = n <= kThreads.
 template <typename Row>
-__device__ __forceinline__ void draw_from_few(Row& row, const Image& image, Shared& s, Scratch& scratch,
+__device__ __forceinline__ void draw_from_few(Row& row, const Image& image, Shared& s, Scratch<kWarps>& scratch,
                                               const SampleArgs& a, uint32_t least, int n, int k, int position) {
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
     // How many of the lanes up to this one stay, a byte a chunk: 128 at most.
@@ -86,7 +92,7 @@ __device__ __forceinline__ void draw_from_few(Row& row, const Image& image, Shar
 
 // Any number of keys, those from `kth` on: weights are computed anew in each pass, from the keys.
 template <typename Row>
-__device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Shared& s, Scratch& scratch,
+__device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Shared& s, Scratch<kWarps>& scratch,
                                                const SampleArgs& a, uint32_t kth, uint32_t least, uint32_t most,
                                                int position) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

@@ -49,6 +49,21 @@ struct Image {
     }
 };
 
+// All but the largest logit.
+__device__ __forceinline__ Image image_of(const SampleArgs& a, int64_t index) {
+    const SampleParams& p = a.p;
+    Image image;
+    image.index = index;
+    image.cond = p.logits + index * p.vocab_size;
+    image.uncond = image.cond + p.batch * p.vocab_size;
+    image.vocab_size = p.vocab_size;
+    image.tiles = (p.vocab_size + kTile - 1) / kTile;
+    image.guidance_scale = p.sampling->guidance_scale;
+    image.temperature = p.sampling->temperature;
+    image.scale = a.scale;
+    return image;
+}
+
 __device__ __forceinline__ uint32_t guided_key(const Image& image, float cond, float uncond) {
     float guided = __fadd_rn(__fmul_rn(__fsub_rn(cond, uncond), image.guidance_scale), uncond);
     if (image.temperature != 1.0f) guided = __fdiv_rn(guided, image.temperature);

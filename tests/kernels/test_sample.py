@@ -11,18 +11,20 @@ from kernels.harness import Device
 from kernels.sample_case import POISONED, SampleCase
 
 BASE = SampleCase()
-# Every number of logits up to 1024 a block sorts whole; beyond, it searches.
+# Every number of logits up to 1024 a block sorts whole; beyond, it searches. In steps of 4 up to 16384 a cluster of blocks
+# has them.
 ALL = BASE.but(top_k=0)
 CASES = [
     BASE.but(cpu_steps=20),
     *(BASE.but(vocab_size=value) for value in (1, 7, 100, 1023, 1024, 1025, 4097, 16383, 16385, 65536)),
+    *(BASE.but(vocab_size=value) for value in (1028, 2048, 2052, 8192, 16380)),
     BASE.but(batch=1),
     BASE.but(batch=64, cpu_steps=1, steps=4),
     *(BASE.but(top_k=value) for value in (0, 1, 5, 1023, 1024, 1025, 5000, 16383, 16384, 20000, 2**31 - 1)),
     *(BASE.but(top_p=value) for value in (1.0, 0.999999, 0.5, 0.05, 1e-6, 1e-37)),
     *(BASE.but(temperature=value) for value in (1.0, 2.0, 0.01)),
     *(BASE.but(guidance_scale=value) for value in (0.0, 1.0, 7.5)),
-    *(BASE.but(logits=name) for name in sample_case.LOGITS),
+    *(BASE.but(logits=name, vocab_size=value) for name in sample_case.LOGITS for value in (16383, 16384)),
     BASE.but(seed=0),
     BASE.but(seed=2**64 - 1),
     BASE.but(seed=2**32, first_image=2**32 - 5),
@@ -31,7 +33,7 @@ CASES = [
     BASE.but(inactive=True),
     # Without top-k, or with one beyond what a block sorts.
     *(ALL.but(top_p=value, top_k=0) for value in (1.0, 0.999999, 0.5, 1e-6)),
-    *(ALL.but(logits=name, top_k=0) for name in sample_case.LOGITS),
+    *(ALL.but(logits=name, top_k=0, vocab_size=value) for name in sample_case.LOGITS for value in (16383, 16384)),
     *(ALL.but(logits=name, top_k=0, top_p=1.0) for name in sample_case.LOGITS),
     *(ALL.but(vocab_size=value, top_k=0) for value in (1, 7, 100, 1024, 1025, 16385, 65535, 65536)),
     ALL.but(vocab_size=65536, top_k=0, top_p=1.0),
@@ -64,7 +66,7 @@ def guided(label: float, null: float = 0.0) -> dict[str, Any]:
     return {"label": np.float32(label), "null": np.float32(null)}
 
 
-@pytest.mark.parametrize("vocab_size", [7, 1025])
+@pytest.mark.parametrize("vocab_size", [7, 1025, 2052])
 @pytest.mark.parametrize(
     "value",
     [guided(np.nan), guided(-np.nan), guided(np.inf), guided(3e38), guided(-np.inf, -np.inf), guided(0, np.nan)],
@@ -86,7 +88,7 @@ def test_what_is_not_finite_sets_the_status(device: Device, vocab_size: int, val
     assert found.token.tolist() == [wanted.token[0], 0, wanted.token[2]]
 
 
-@pytest.mark.parametrize("vocab_size", [7, 1025])
+@pytest.mark.parametrize("vocab_size", [7, 1025, 2052])
 def test_a_row_of_minus_infinity_sets_the_status(device: Device, vocab_size: int) -> None:
     case = BASE.but(vocab_size=vocab_size, batch=1)
     logits = np.zeros((2, vocab_size), np.float32)
@@ -110,7 +112,7 @@ def test_a_position_outside_writes_no_column(device: Device) -> None:
     [{"top_k": -1}, {"top_p": 0.0}, {"top_p": -3.0}, {"top_p": 1e300}, {"top_p": float("nan")}, {"top_p": -1e300}],
     ids=str,
 )
-@pytest.mark.parametrize("vocab_size", [100, 1100])
+@pytest.mark.parametrize("vocab_size", [100, 1100, 1101])
 def test_settings_that_no_host_allows_draw_a_code(device: Device, vocab_size: int, changes: dict[str, Any]) -> None:
     """Settings are read on the device, where nothing can refuse them."""
     case = BASE.but(vocab_size=vocab_size, batch=1, top_k=0)

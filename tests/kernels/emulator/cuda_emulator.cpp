@@ -22,6 +22,7 @@ struct Fiber {
     std::vector<std::function<void()>> deferred;
     bool finished = false;
     bool blocked = false;
+    int cluster_waits = 0;
 };
 
 struct Warp {
@@ -43,6 +44,7 @@ std::vector<int> g_runnable;
 const std::function<void()>* g_thread = nullptr;
 int g_current = 0, g_threads = 1, g_live = 0;
 int g_at_cluster_barrier = 0;
+std::vector<int> g_waiting_for_cluster;
 uint32_t g_random = 2463534242u;
 
 uint32_t draw() {
@@ -105,6 +107,7 @@ void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
         Fiber& fiber = *g_fibers[i];
         fiber.finished = fiber.blocked = false;
         fiber.deferred.clear();
+        fiber.cluster_waits = 0;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.get();
         fiber.context.uc_stack.ss_size = kStack;
@@ -138,10 +141,16 @@ unsigned char* smem_of(Block& block) {
 
 unsigned char* dynamic_smem() { return smem_of(block_of(g_current)); }
 
-void cluster_arrive() { ++g_at_cluster_barrier; }
+void cluster_arrive() {
+    if (++g_at_cluster_barrier % static_cast<int>(g_fibers.size()) != 0) return;
+    for (const int fiber : g_waiting_for_cluster) release(fiber);
+    g_waiting_for_cluster.clear();
+}
 
 void cluster_wait() {
-    while (g_at_cluster_barrier < g_threads * static_cast<int>(g_blocks.size())) yield();
+    if (g_at_cluster_barrier >= ++g_fibers[g_current]->cluster_waits * static_cast<int>(g_fibers.size())) return;
+    g_waiting_for_cluster.push_back(g_current);
+    block_current();
 }
 
 void* of_block(const void* pointer, int rank) {

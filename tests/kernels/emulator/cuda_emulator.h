@@ -45,7 +45,7 @@ unsigned char* dynamic_smem();
 cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, size_t smem, unsigned together);
 int blocks_together(int sm_count);  // of such a kernel: few, for every thread takes a stack
 void yield();                       // in a loop that waits for another block
-// Of all threads that run together, once a kernel; and where another of their blocks has what this one has at `pointer`.
+// Of all threads that run together; and where another of their blocks has what this one has at `pointer`.
 void cluster_arrive();
 void cluster_wait();
 void* of_block(const void* pointer, int rank);
@@ -108,6 +108,13 @@ T __shfl_sync(unsigned, T value, int index) {
 inline float __fadd_rn(float x, float y) {
     volatile float sum = x + y;
     return sum;
+}
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+// Fibers take turns of their own accord only.
+inline unsigned atomicAdd(unsigned* at, unsigned value) {
+    const unsigned before = *at;
+    *at += value;
+    return before;
 }
 inline float __fsub_rn(float x, float y) { return __fadd_rn(x, -y); }
 inline float __fmul_rn(float x, float y) {

@@ -7,6 +7,11 @@ namespace detail {
 inline void cluster_arrive() { emulator::cluster_arrive(); }
 inline void cluster_wait() { emulator::cluster_wait(); }
 
+template <typename T>
+T* peer_of(T* pointer, int rank) {
+    return static_cast<T*>(emulator::of_block(pointer, rank));
+}
+
 inline void send(float* target, int rank, const float (&values)[4], uint64_t* barrier) {
     void* to = emulator::of_block(target, rank);
     bring(static_cast<uint64_t*>(emulator::of_block(barrier, rank)), 16,
