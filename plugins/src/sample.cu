@@ -97,7 +97,10 @@ Status launch(const SampleParams& p, cudaStream_t stream) noexcept {
     while (1 << bits < p.vocab_size) ++bits;
     const SampleArgs args = {p, static_cast<double>(uint64_t{1} << (62 - bits))};
     const bool wide = vectorizable(p.logits, p.vocab_size, p.vocab_size, DType::kFloat32);
-    if (wide && p.vocab_size > kFew && p.vocab_size <= kClusterCodes && device_info().dependent_launch) {
+    // More clusters than the device has room for at once take longer than a block an image.
+    const DeviceInfo device = device_info();
+    const bool room = device.dependent_launch && p.batch <= device.sm_count / kBlocks;
+    if (wide && room && p.vocab_size > kFew && p.vocab_size <= kClusterCodes) {
         return launch_dependent(kOp, sample_cluster_kernel, p.batch * kBlocks, kBlockThreads, stream, args,
                                 sizeof(ClusterShared), kBlocks);
     }

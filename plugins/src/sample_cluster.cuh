@@ -20,15 +20,17 @@ constexpr int kBins = 4 * kBlockThreads;
 constexpr int kFew = 1024;          // that the first block sorts
 constexpr int kOwn = kFew / kBlockThreads;
 
-// Of each block; keys, codes and what sorts them are used in the first one only.
+// Of each block; what is from `counts` on is used in the first one only.
 struct ClusterShared {
     uint64_t partial[2][kBlockWarps];
     uint64_t slot[2][kBlocks];  // what each block has to say to the others, in turns
-    alignas(16) uint32_t bins[kBins];
+    uint64_t verdict;           // the first block's, of top-k
+    uint64_t slots_there[2], verdict_there, counts_there, few_there;  // barriers
     double uniform, least_weight;
+    alignas(16) uint32_t bins[kBins];
     int first_bin, few;
-    uint32_t key[kFew];
-    uint16_t code[kFew];
+    uint64_t counts[kBlocks][kBlockThreads];  // of each block's bins, four a word
+    uint64_t found[kFew];                     // a key in the high half, its code in the low
     alignas(16) uint32_t sort[2][kFew];
 };
 
@@ -38,6 +40,7 @@ struct Part {
     const Image& image;
     Scratch<kBlockWarps> scratch;
     int rank, turn = 0;
+    unsigned parities = 0;  // of the slots' barriers, a bit each
     uint32_t key[kItems];  // 0, less than any logit's, past the last code
 
     __device__ Part(ClusterShared& shared, const Image& of)
@@ -61,13 +64,32 @@ struct Part {
         for (int i = 0; i < kItems; ++i) key[i] = code(i) < image.vocab_size ? guided_key(image, cond[i], uncond[i]) : 0;
     }
 
-    // Every block's value, to all of them: s.slot of what is returned.
-    __device__ __forceinline__ const uint64_t* exchange(uint64_t value) {
-        turn ^= 1;
-        if (threadIdx.x < kBlocks) peer_of(s.slot[turn], static_cast<int>(threadIdx.x))[rank] = value;
+    // Before anything is sent. By all threads; another block may send only after cluster_wait.
+    __device__ __forceinline__ void open() {
+        if (threadIdx.x == 0) {
+            for (uint64_t* barrier : {s.slots_there, s.slots_there + 1, &s.verdict_there, &s.counts_there, &s.few_there}) {
+                barrier_init(barrier, 1);
+            }
+            fence_barriers();
+            barrier_expect(s.slots_there, sizeof(s.slot[0]));
+            barrier_expect(s.slots_there + 1, sizeof(s.slot[0]));
+            barrier_expect(&s.verdict_there, sizeof(s.verdict));
+            if (rank == 0) barrier_expect(&s.counts_there, sizeof(s.counts));
+        }
         cluster_arrive();
         cluster_wait();
-        return s.slot[turn];
+    }
+
+    // Every block's value, to all of them: s.slot of what is returned. After a barrier of the block since the call before.
+    // A barrier's next bytes are announced before this block's next value, which whoever sends them has to have.
+    __device__ __forceinline__ const uint64_t* exchange(uint64_t value) {
+        const int now = turn;
+        turn ^= 1;
+        if (threadIdx.x < kBlocks) send(s.slot[now] + rank, static_cast<int>(threadIdx.x), value, s.slots_there + now);
+        barrier_wait(s.slots_there + now, parities >> now & 1);
+        parities ^= 1u << now;
+        if (threadIdx.x == 0) barrier_expect(s.slots_there + now, sizeof(s.slot[0]));
+        return s.slot[now];
     }
 
     __device__ __forceinline__ uint64_t cluster_sum(uint64_t value) {
@@ -110,47 +132,77 @@ struct Part {
     // The keys of the fewest bins from the top that hold k: a bit an item. `few`: how many they are in all blocks, `before`
     // in the blocks before this one.
     __device__ __forceinline__ unsigned choose(uint32_t most, uint32_t least, int k, int& few, int& before) {
-        const int thread = static_cast<int>(threadIdx.x);
         const float low = value_of_key(least), scale = static_cast<float>(kBins - 1) / (value_of_key(most) - low);
 #pragma unroll
         for (int i = 0; i < kItems; ++i) {
             if (key[i] != 0) atomicAdd(&s.bins[bin_of(key[i], low, scale)], 1u);
         }
-        cluster_arrive();
-        cluster_wait();
-        // Thread 0 has the top: counts then are those of a bin and all above it.
-        const int own = kBins - kOwn * (thread + 1);
-        uint32_t all[kOwn] = {}, lower[kOwn] = {};
-        for (int block = 0; block < kBlocks; ++block) {
-            const uint4 got = *reinterpret_cast<const uint4*>(peer_of(s.bins, block) + own);
-            const uint32_t counts[kOwn] = {got.x, got.y, got.z, got.w};
-#pragma unroll
-            for (int i = 0; i < kOwn; ++i) {
-                all[i] += counts[i];
-                if (block < rank) lower[i] += counts[i];
-            }
-        }
-        uint64_t total;
-        uint32_t upto = static_cast<uint32_t>(block_scan(all[0] + all[1] + all[2] + all[3], total, scratch));
-        upto -= all[0] + all[1] + all[2] + all[3];
-#pragma unroll
-        for (int i = kOwn - 1; i >= 0; --i) {
-            const uint32_t above = upto;
-            upto += all[i];
-            if (above < static_cast<uint32_t>(k) && upto >= static_cast<uint32_t>(k)) s.first_bin = own + i, s.few = upto;
-        }
         __syncthreads();
-        few = s.few;
-        uint32_t lower_sum = 0;
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) lower_sum += own + i >= s.first_bin ? lower[i] : 0;
-        before = static_cast<int>(block_sum(lower_sum, scratch));
+        // Thread 0 has the top. A block has 2048 codes, and so a count 16 bits.
+        const int own = kBins - kOwn * (static_cast<int>(threadIdx.x) + 1);
+        const uint4 mine = *reinterpret_cast<const uint4*>(s.bins + own);
+        const uint64_t words = static_cast<uint64_t>(mine.w << 16 | mine.z) << 32 | (mine.y << 16 | mine.x);
+        send(s.counts[rank] + threadIdx.x, 0, words, &s.counts_there);
+        if (rank == 0) judge(own, k);
+        barrier_wait(&s.verdict_there, 0);
+        const uint64_t verdict = s.verdict;
+        few = static_cast<int>(verdict >> 32);
+        before = static_cast<int>(verdict >> 16 & 0xffff);
+        const int first_bin = static_cast<int>(verdict & 0xffff);
         unsigned chosen = 0;
 #pragma unroll
         for (int i = 0; i < kItems; ++i) {
-            if (key[i] != 0 && bin_of(key[i], low, scale) >= s.first_bin) chosen |= 1u << i;
+            if (key[i] != 0 && bin_of(key[i], low, scale) >= first_bin) chosen |= 1u << i;
         }
         return chosen;
+    }
+
+    // By the first block: from which bin on keys are chosen, and how many they are, to every block. A count of all blocks
+    // has 15 bits.
+    __device__ __forceinline__ void judge(int own, int k) {
+        const int thread = static_cast<int>(threadIdx.x);
+        barrier_wait(&s.counts_there, 0);
+        uint64_t of_block[kBlocks], all = 0;
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) all += of_block[block] = s.counts[block][thread];
+        uint64_t total;
+        int upto = static_cast<int>(block_scan(sum_of_four(all), total, scratch) - sum_of_four(all));
+#pragma unroll
+        for (int i = kOwn - 1; i >= 0; --i) {
+            const int above = upto;
+            upto += static_cast<int>(all >> 16 * i & 0xffff);
+            if (above < k && upto >= k) s.first_bin = own + i, s.few = upto;
+        }
+        __syncthreads();
+        // What of this thread's bins is chosen: whole words, none, or the upper part of one.
+        const int under = s.first_bin - own;
+        const uint64_t mask = under <= 0 ? ~uint64_t{0} : under >= kOwn ? 0 : ~uint64_t{0} << 16 * under;
+        uint64_t counts[2] = {0, 0};  // of four blocks each
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+            counts[block / 4] |= sum_of_four(of_block[block] & mask) << block % 4 * 16;
+        }
+        counts[0] = block_sum(counts[0], scratch), counts[1] = block_sum(counts[1], scratch);
+        if (thread == 0 && s.few <= kFew) announce(s.few);
+        if (thread >= 32) return;
+        __syncwarp();
+        if (thread >= kBlocks) return;
+        uint64_t before = 0;
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+            if (block < thread) before += counts[block / 4] >> block % 4 * 16 & 0xffff;
+        }
+        const uint64_t few = static_cast<uint64_t>(s.few);
+        send(&s.verdict, thread, few << 32 | before << 16 | static_cast<uint64_t>(s.first_bin), &s.verdict_there);
+    }
+
+    // By one thread of the first block: how many keys it gets, before anyone can know that they are to be sent.
+    __device__ __forceinline__ void announce(int few) {
+        barrier_expect(&s.few_there, static_cast<unsigned>(few) * sizeof(uint64_t));
+    }
+
+    static __device__ __forceinline__ uint64_t sum_of_four(uint64_t words) {
+        return (words & 0xffff) + (words >> 16 & 0xffff) + (words >> 32 & 0xffff) + (words >> 48);
     }
 
     // As sample_kernel searches: count(key >= lo) = n >= k > count(key >= hi).
@@ -189,21 +241,17 @@ struct Part {
         return exact >= floor ? image.integer(exact) : 0;
     }
 
-    // The chosen keys and their codes to the first block, in the order of the codes. Then all but that one are done.
+    // The chosen keys and their codes to the first block, in the order of the codes.
     __device__ __forceinline__ void gather(unsigned chosen, int before) {
         uint64_t total;
         const int mine = __popc(chosen), upto = static_cast<int>(block_scan(static_cast<uint64_t>(mine), total, scratch));
-        uint32_t* keys = peer_of(s.key, 0);
-        uint16_t* codes = peer_of(s.code, 0);
         int at = before + upto - mine;
 #pragma unroll
         for (int i = 0; i < kItems; ++i) {
             if ((chosen >> i & 1u) == 0) continue;
-            keys[at] = key[i], codes[at] = static_cast<uint16_t>(code(i));
+            send(s.found + at, 0, static_cast<uint64_t>(key[i]) << 32 | static_cast<unsigned>(code(i)), &s.few_there);
             ++at;
         }
-        cluster_arrive();
-        cluster_wait();
     }
 };
 

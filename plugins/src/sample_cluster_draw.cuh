@@ -45,14 +45,15 @@ __device__ __forceinline__ uint64_t sum_of(const uint64_t (&values)[kOwn]) {
     return values[0] + values[1] + values[2] + values[3];
 }
 
-// By the first block: s.key has n of the largest keys, k of them or more. top-k exactly, top-p and the draw.
+// By the first block: s.found has n of the largest keys, k of them or more. top-k exactly, top-p and the draw.
 __device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int n, int k, int position) {
     ClusterShared& s = part.s;
     const Image& image = part.image;
     const int first = static_cast<int>(threadIdx.x) * kOwn;
     uint32_t key[kOwn], sorted[kOwn];
+    barrier_wait(&s.few_there, 0);
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) sorted[i] = key[i] = first + i < n ? s.key[first + i] : 0;
+    for (int i = 0; i < kOwn; ++i) sorted[i] = key[i] = first + i < n ? static_cast<uint32_t>(s.found[first + i] >> 32) : 0;
     const uint32_t kth = sort_few(sorted, s.sort)[kFew - k];
     const double top_p = p.sampling->top_p;
     double least_weight = 0.0;
@@ -61,7 +62,7 @@ __device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int 
         double exact[kOwn];
 #pragma unroll
         for (int i = 0; i < kOwn; ++i) {
-            exact[i] = sorted[i] >= kth ? image.weight(sorted[i]) : 0.0;
+            exact[i] = sorted[i] >= kth ? image.weight_at_once(sorted[i]) : 0.0;
             weight[i] = image.integer(exact[i]);
         }
         uint64_t upto = block_scan(sum_of(weight), total, part.scratch);
@@ -76,14 +77,16 @@ __device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int 
     }
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-        const double exact = key[i] >= kth ? image.weight(key[i]) : -1.0;
+        const double exact = key[i] >= kth ? image.weight_at_once(key[i]) : -1.0;
         weight[i] = exact >= least_weight ? image.integer(exact) : 0;
     }
     uint64_t upto = block_scan(sum_of(weight), total, part.scratch);
     const uint64_t target = static_cast<uint64_t>(s.uniform * static_cast<double>(total));
 #pragma unroll
     for (int i = kOwn - 1; i >= 0; --i) {
-        if (upto > target && upto - weight[i] <= target) finish(p, image.index, position, s.code[first + i]);
+        if (upto > target && upto - weight[i] <= target) {
+            finish(p, image.index, position, static_cast<int>(s.found[first + i] & 0xffff));
+        }
         upto -= weight[i];
     }
 }
@@ -145,12 +148,14 @@ __global__ __launch_bounds__(kBlockThreads) void sample_cluster_kernel(SampleArg
     ClusterShared& s = *reinterpret_cast<ClusterShared*>(smem);
     const SampleParams& p = a.p;
     reinterpret_cast<uint4*>(s.bins)[threadIdx.x] = make_uint4(0, 0, 0, 0);
+    Image image;
+    Part part(s, image);
+    part.open();
     wait_for_previous();
     let_next_start();
     const int64_t index = blockIdx.x / kBlocks;
     if (row_is_inactive(p.active, index)) return;
-    Image image = image_of(a, index);
-    Part part(s, image);
+    image = image_of(a, index);
     part.read();
     const int position = p.position[index];
     if (threadIdx.x == 0) {
@@ -173,6 +178,7 @@ __global__ __launch_bounds__(kBlockThreads) void sample_cluster_kernel(SampleArg
         n = p.vocab_size;
         part.search(most, least, k, lo, n);
         chosen = part.mask_from(lo);
+        if (n <= kFew && part.rank == 0 && threadIdx.x == 0) part.announce(n);
         const uint64_t* all = part.exchange(part.block_count(chosen));
         before = 0;
         for (int i = 0; i < part.rank; ++i) before += static_cast<int>(all[i]);
