@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .builder import GraphBuilder
+from .ends import head_input
 from .mixers import Pair, Primitive, Recurrence, Triple
 
 DOMAIN = "aim_edge"
@@ -138,6 +139,12 @@ class PluginFused(Plugin):
         x, residual = self._call("AdaLnNorm", hidden, residual, modulation, weight, outputs=2, **attributes)
         return x, residual
 
+    def final_norm(
+        self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, ends: Sequence[ir.Value], **attributes: Any
+    ) -> ir.Value:
+        """What the head reads: the last branch gated and added, both norms, modulation; `ends` is that and weights."""
+        return self._call("FinalNorm", hidden, residual, modulation, *ends, outputs=1, **attributes)[0]
+
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """float32 and layers with a bias stay standard: what a kernel gains there is less than a library's tuning."""
         g, w = self.builder, self.weights
@@ -256,6 +263,21 @@ def _ada_ln_norm_body(p: Primitive, *values: ir.Value) -> tuple[ir.Value, ...]:
     return ada_ln_norm_body(p.builder, p.config.norm_epsilon, *values)
 
 
+def _final_norm_body(
+    p: Primitive,
+    hidden: ir.Value,
+    residual: ir.Value,
+    modulation: ir.Value,
+    final_modulation: ir.Value,
+    norm_f: ir.Value,
+    norm_final: ir.Value,
+) -> tuple[ir.Value, ...]:
+    g = p.builder
+    residual = g.op("Add", residual, g.op("Mul", g.core(hidden), g.vector(modulation, "gate_index")))
+    shift, scale = (g.layer(final_modulation, i, 1) for i in range(2))
+    return (head_input(g, p.config, residual, norm_f, norm_final, shift, scale),)
+
+
 def linear_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
     """x W^T."""
     return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
@@ -286,6 +308,7 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "RmsNormGated": _norm_body,
     "Mamba2DecodeStep": step_body,
     "AdaLnNorm": _ada_ln_norm_body,
+    "FinalNorm": _final_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),
     "LinearQuantized": linear_quantized_body,
 }

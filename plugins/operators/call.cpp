@@ -90,7 +90,7 @@ aim_kernels::RmsNormGatedParams rms_norm_gated_params(const Call& call) noexcept
     p.length = size[kLength];
     p.d = size[kD];
     p.ngroups = narrow(size[kNgroups]);
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.y = call.inputs[rms_norm_gated::y];
     p.z = call.inputs[rms_norm_gated::z];
@@ -117,7 +117,7 @@ aim_kernels::GroupNormSiluParams group_norm_silu_params(const Call& call) noexce
     p.groups = narrow(size[kGroups]);
     p.silu = size[kSilu] != 0;
     p.layout = call.channels_last ? aim_kernels::Layout::kChannelsLast : aim_kernels::Layout::kChannelsFirst;
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.x = call.inputs[group_norm_silu::x];
     p.weight = floats(call.inputs[group_norm_silu::weight]);
@@ -143,6 +143,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kMamba2StepQuantized: return use(mamba2_step_quantized_params(call));
         case OperatorKind::kMamba2LazyStep: return use(mamba2_lazy_step_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kFinalNorm: return use(final_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call));
         case OperatorKind::kSwiGlu: return use(swi_glu_params(call));

@@ -12,6 +12,7 @@ aim_kernels::Mamba2StepParams mamba2_step_params(const Call& call) noexcept;
 aim_kernels::Mamba2StepParams mamba2_step_quantized_params(const Call& call) noexcept;
 aim_kernels::Mamba2LazyStepParams mamba2_lazy_step_params(const Call& call) noexcept;
 aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept;
+aim_kernels::FinalNormParams final_norm_params(const Call& call) noexcept;
 aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noexcept;
 aim_kernels::LinearParams linear_params(const Call& call) noexcept;
 aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept;

@@ -82,6 +82,7 @@ def make_case(operator: str, activations: str, states: str, length: int = 1, row
         sizes |= {"nheads": 48, "headdim": 1, "ngroups": 1}
     sizes["conv_dim"] = sizes["nheads"] * sizes["headdim"] + 2 * sizes["ngroups"] * sizes["d_state"]
     plain = {"kind": "mamba2", "activation": "silu", "dt_softplus": 1, "has_z": 0, "has_active": 0, "eps": 1e-5}
+    plain["final_eps"] = 2e-5
     plain |= {"has_norm": 0, "has_residual": 0, "fold_every": 1, "position_offset": 1}
     plain["half_weights"] = int(activations != "float32")
     plain |= {"aim_edge_version": 1, "silu": 1, "gate_index": 4, "shift_index": 0, "scale_index": 2, **sizes}
@@ -95,6 +96,7 @@ def all_cases() -> list[Case]:
     for activations in ("float32", "float16", "bfloat16"):
         cases.append(make_case("RmsNormGated", activations, "float32", 5))
         cases.append(make_case("AdaLnNorm", activations, "float32"))
+        cases.append(make_case("FinalNorm", activations, "float32", eps=0.2))
         cases.append(make_case("SwiGlu", activations, "float32"))
         cases.append(make_case("Linear", activations, "float32"))
         cases.append(make_case("GroupNormSilu", activations, "float32"))
@@ -241,6 +243,11 @@ def _ada_ln(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.ada_ln_norm(**f, **indices, eps=case.attributes["eps"]))
 
 
+def _final_norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    a = case.attributes
+    return [reference.final_norm(**f, gate=a["gate_index"], eps=a["eps"], final_eps=a["final_eps"])]
+
+
 def _step(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.mamba2_decode_step(**f, ngroups=case.attributes["ngroups"], eps=case.attributes["eps"]))
 
@@ -343,6 +350,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     **dict.fromkeys(("Mamba2Step", "Mamba2StepQuantized"), _whole_step),
     "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
+    "FinalNorm": _final_norm,
     "CachedAttention": _attention,
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],
     "AddGroupNormSilu": _add_group_norm,
