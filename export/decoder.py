@@ -228,10 +228,9 @@ class _Decoder:
         """The tied head; logits float32."""
         g, w, config = self.g, self.w, self.config
         name = "backbone.embeddings.word_embeddings.weight"
-        if name in w.quantised and isinstance(self.recurrence, PluginFused):
-            return g.core(self.recurrence.linear_quantized(x, name))
-        if isinstance(self.recurrence, PluginFused) and not self.sequence and g.precision != "float32":
-            return g.core(PluginFused.linear(self.recurrence, x, name.removesuffix(".weight")))
+        half_step = not self.sequence and g.precision != "float32"
+        if isinstance(self.recurrence, PluginFused) and (name in w.quantised or half_step):
+            return self.recurrence.head(x, name)
         table = w.stored(name)
         if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
             return g.core(g.op("Gemm", x, table, transB=1))

@@ -145,9 +145,11 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
         case OperatorKind::kFinalNorm: return use(final_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
-        case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kLinear: return use(linear_params(call, false));
+        case OperatorKind::kLinearFloat32: return use(linear_params(call, true));
         case OperatorKind::kSwiGlu: return use(swi_glu_params(call));
-        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call));
+        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call, false));
+        case OperatorKind::kLinearQuantizedFloat32: return use(linear_quantized_params(call, true));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -181,7 +183,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
-    const bool quantized = kind == OperatorKind::kLinearQuantized;
+    const bool quantized =
+        kind == OperatorKind::kLinearQuantized || kind == OperatorKind::kLinearQuantizedFloat32;
     const bool codes = kind == OperatorKind::kMamba2LayersQuantized || kind == OperatorKind::kMamba2StepQuantized;
     const bool stacked = kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2Step;
     const int64_t model = codes ? 32 : stacked ? 8 : 4;
@@ -199,7 +202,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
     // Not known yet: these have no float32.
-    const bool half = is_norm_conv(kind) || quantized || codes || size[kHalfWeights] != 0;
+    const bool single_y = kind == OperatorKind::kLinearFloat32;
+    const bool half = is_norm_conv(kind) || quantized || single_y || codes || size[kHalfWeights] != 0;
     if (half && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }

@@ -60,7 +60,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage, kFinalNorm };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage, kFinalNorm, kLinearFloat32, kLinearQuantizedFloat32 };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -142,6 +142,14 @@ namespace final_norm {
 enum Input { hidden, residual, modulation, final_modulation, norm_f, norm_final };
 enum Output { x };
 }  // namespace final_norm
+namespace linear_float32 {
+enum Input { x, weight };
+enum Output { y };
+}  // namespace linear_float32
+namespace linear_quantized_float32 {
+enum Input { x, weight, scale };
+enum Output { y };
+}  // namespace linear_quantized_float32
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -1046,8 +1054,51 @@ constexpr OperatorRow kOperators[] = {
              {}},
         },
     },
+    {
+        "LinearFloat32", OperatorKind::kLinearFloat32,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        2, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kHalf, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "LinearQuantizedFloat32", OperatorKind::kLinearQuantizedFloat32,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"bits", AttributeType::kInt, kBits, 0, {}, 1},
+            {"group_size", AttributeType::kInt, kGroupSize, 0, {}, 0},
+        },
+        3, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kInt32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"words", 1, {{1, {kWords, kOne}}}}}},
+             {}},
+            {"scale", Element::kFloat32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"scales", 1, {{1, {kScales, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 20;
+constexpr int kOperatorCount = 22;
 
 }  // namespace aim_edge

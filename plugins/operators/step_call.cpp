@@ -220,13 +220,18 @@ aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noe
     return p;
 }
 
-aim_kernels::LinearParams linear_params(const Call& call) noexcept {
+// The tensors of those that give float32 have the same numbers.
+static_assert(int{linear_float32::weight} == int{linear::weight});
+static_assert(int{linear_quantized_float32::scale} == int{linear_quantized::scale});
+
+aim_kernels::LinearParams linear_params(const Call& call, bool float32_y) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearParams p;
     p.rows = size[kRows];
     p.in_features = size[kInFeatures];
     p.out_features = size[kOutFeatures];
     p.dtype = call.activations;
+    p.float32_y = float32_y;
     p.x = call.inputs[linear::x];
     p.weight = call.inputs[linear::weight];
     p.y = call.outputs[linear::y];
@@ -244,7 +249,7 @@ aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept {
     return p;
 }
 
-aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noexcept {
+aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call, bool float32_y) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearQuantizedParams p;
     p.rows = size[kRows];
@@ -255,6 +260,7 @@ aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noe
     p.words = size[kWords];
     p.scales = size[kScales];
     p.dtype = call.activations;
+    p.float32_y = float32_y;
     p.x = call.inputs[linear_quantized::x];
     p.weight = call.inputs[linear_quantized::weight];
     p.scale = floats(call.inputs[linear_quantized::scale]);

@@ -90,6 +90,7 @@ def with_field(operator: str, added: Field) -> list[Field]:
     return [*fields[:at], added, *fields[at:]]
 
 
+VALID["LinearFloat32"], VALID["LinearQuantizedFloat32"] = VALID["Linear"], VALID["LinearQuantized"]
 VALID["Mamba2LazyStep"] = with_field("Mamba2DecodeStep", ("fold_every", "int64", 16))
 VALID["Mamba2Layers"] = VALID["Mamba2LayersQuantized"] = VALID["Mamba2DecodeStep"]
 VALID["Mamba2StepQuantized"] = with_field("Mamba2DecodeStep", ("position_offset", "int64", 1))

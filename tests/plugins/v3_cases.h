@@ -217,6 +217,14 @@ inline Case swi_glu_case(const char* name, DataType type, int64_t rows, int64_t 
     return made;
 }
 
+// The same product by the operator whose y is float32: the sums as they are.
+inline Case with_float32_y(Case made) {
+    made.op += "Float32";
+    made.outputs[0].type = DataType::kFLOAT;
+    made.bounds = {bound_of(DataType::kFLOAT)};
+    return made;
+}
+
 inline Case linear_case(const char* name, DataType type, int64_t rows, int64_t k, int64_t n) {
     Draw draw(16);
     Case made{"Linear", name, {number("aim_edge_version", 1)}, {}, {}, {bound_of(type)}, {-1}, false};

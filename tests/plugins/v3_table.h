@@ -55,6 +55,8 @@ inline std::vector<Case> all_cases() {
         }
         cases.push_back(norm_conv_case("UpsampleConv", name, type, {2, 64, 4, side, 128, 32}));
         cases.push_back(linear_quantized_case(name, type, 3, 96, 40));
+        cases.push_back(with_float32_y(linear_case(name, type, 3, 96, 40)));
+        cases.push_back(with_float32_y(linear_quantized_case(name, type, 3, 96, 40)));
         cases.push_back(norm_conv_case("NormConvImage", name, type, {2, 128, side, 6, 3, 1}));
     }
     cases.push_back(norm_conv_case("NormConv", "several blocks and chunks", f16, {1, 192, side, 3, 256, 16, true, true}));
