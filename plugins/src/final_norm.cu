@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(THREADS) norm_kernel(const FinalNormParams p) 
         const int64_t at = (item * THREADS + threadIdx.x) * 4;
         if (at >= d) continue;
         float scale[4];
-        load4(gates + at, gate[item]);
+        if (!p.summed) load4(gates + at, gate[item]);
         load4(ends + at, shift[item]);
         load4(ends + d + at, scale);
         load4(p.norm_f + at, weight[item]);
@@ -46,12 +46,12 @@ __global__ void __launch_bounds__(THREADS) norm_kernel(const FinalNormParams p) 
     for (int item = 0; item < ITEMS; ++item) {
         const int64_t at = (item * THREADS + threadIdx.x) * 4;
         if (at >= d) continue;
-        float from[4];
-        load4(hidden + at, from);
+        float from[4] = {};
+        if (!p.summed) load4(hidden + at, from);
         load4(residual + at, sum[item]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            sum[item][i] += from[i] * gate[item][i];
+            if (!p.summed) sum[item][i] += from[i] * gate[item][i];
             squares[0] += sum[item][i] * sum[item][i];
             sum[item][i] *= weight[item][i];
             squares[1] += sum[item][i] * sum[item][i];
@@ -97,14 +97,16 @@ Status validate(const FinalNormParams& p) noexcept {
     const struct {
         const char* name;
         const void* pointer;
-    } pointers[] = {{"hidden", p.hidden},
+        bool of_branch = false;
+    } pointers[] = {{"hidden", p.hidden, true},
                     {"residual", p.residual},
-                    {"modulation", p.modulation},
+                    {"modulation", p.modulation, true},
                     {"final_modulation", p.final_modulation},
                     {"norm_f", p.norm_f},
                     {"norm_final", p.norm_final},
                     {"x", p.x}};
-    for (const auto& [name, pointer] : pointers) {
+    for (const auto& [name, pointer, of_branch] : pointers) {
+        if (p.summed && of_branch) continue;
         AIM_CHECK(check_pointer(kOp, name, pointer));
         AIM_CHECK(check_aligned_16(kOp, name, pointer));
     }

@@ -19,6 +19,7 @@ struct FinalNormParams {
     float eps = 1e-5f;                        // >= 0, as the next
     float final_eps = 1e-5f;
     DType dtype = DType::kFloat32;            // hidden and x
+    bool summed = false;                      // residual is the sum: hidden and modulation are not read and may be null
 
     // All dense and 16-byte aligned. The modulations and weights are read while the kernel before still runs, where that
     // is of this library: it may not be the one that writes them.
