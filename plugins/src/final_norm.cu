@@ -1,5 +1,5 @@
-// One block a row, as ada_ln_norm. The second norm's sum of squares is known with the first's: what the first divides by
-// is one number.
+// One block a row, as ada_ln_norm. The second norm's sum of squares is known with the first's: what the first divides
+// by is one number.
 #include "aim_kernels/final_norm.h"
 
 #include "dependent.cuh"

@@ -21,8 +21,8 @@ struct FinalNormParams {
     DType dtype = DType::kFloat32;            // hidden and x
     bool summed = false;                      // residual is the sum: hidden and modulation are not read and may be null
 
-    // All dense and 16-byte aligned. The modulations and weights are read while the kernel before still runs, where that
-    // is of this library: it may not be the one that writes them.
+    // All dense and 16-byte aligned. The modulations and weights are read while the kernel before still runs, where
+    // that is of this library: it may not be the one that writes them.
     const void* hidden = nullptr;             // (rows, d_model): what the mixer gave
     const float* residual = nullptr;          // (rows, d_model)
     const float* modulation = nullptr;        // (rows, vectors, d_model)
