@@ -11,7 +11,7 @@ from aim_edge.aim.model import AimModel
 from aim_edge.runtime.contract import Contract
 
 from .builder import GraphBuilder
-from .ends import embed, head_input, modulated
+from .ends import FINAL_EPS, embed, head_input, modulated
 from .lowerings import LOWERINGS
 from .mixers import Pair, Recurrence
 from .mixers_layers import PluginLayers
@@ -139,7 +139,7 @@ class _Decoder:
             for kind in ("conv_state_out", "ssm_state_out"):
                 parts = [g.unsqueeze(outputs.pop(f"{kind}_{i}"), 1) for i in range(config.n_layer)]
                 outputs[kind] = g.op("Concat", *parts, axis=1)
-        outputs["logits"] = self._head(self._joined(residual, branch), given["final_modulation"])
+        outputs["logits"] = self._head(self._leave(residual, branch, given["final_modulation"]))
         return g.finish(self.name, self.spec, outputs, list(self.recurrence.functions.values()))
 
     def _layer(
@@ -213,17 +213,24 @@ class _Decoder:
         places = w.stored("backbone.embeddings.position_embeddings.weight")
         return embed(g, config, tokens, position, label, words, places)
 
-    def _head(self, x: ir.Value, final_modulation: ir.Value) -> ir.Value:
-        """Both norms and the tied head; logits float32."""
+    def _leave(self, residual: ir.Value, branch: Branch | None, final_modulation: ir.Value) -> ir.Value:
+        """Adds what the last branch gave to the residual, and takes both norms: what the head reads."""
         g, w, config = self.g, self.w, self.config
-        shift, scale = self._vectors(final_modulation, 2)
         norms = w.full("backbone.norm_f.weight"), w.full("backbone.final_layer.norm_final.weight")
-        x = head_input(g, config, x, *norms, shift, scale)
+        if branch is not None and isinstance(self.recurrence, PluginFused) and not self.sequence:
+            y, _, gate = branch
+            attributes = {"gate_index": gate, "eps": config.norm_epsilon, "final_eps": FINAL_EPS}
+            return self.recurrence.final_norm(y, residual, self.modulation, (final_modulation, *norms), **attributes)
+        shift, scale = self._vectors(final_modulation, 2)
+        return head_input(g, config, self._joined(residual, branch), *norms, shift, scale)
+
+    def _head(self, x: ir.Value) -> ir.Value:
+        """The tied head; logits float32."""
+        g, w, config = self.g, self.w, self.config
         name = "backbone.embeddings.word_embeddings.weight"
-        if name in w.quantised and isinstance(self.recurrence, PluginFused):
-            return g.core(self.recurrence.linear_quantized(x, name))
-        if isinstance(self.recurrence, PluginFused) and not self.sequence and g.precision != "float32":
-            return g.core(PluginFused.linear(self.recurrence, x, name.removesuffix(".weight")))
+        half_step = not self.sequence and g.precision != "float32"
+        if isinstance(self.recurrence, PluginFused) and (name in w.quantised or half_step):
+            return self.recurrence.head(x, name)
         table = w.stored(name)
         if not self.sequence:  # Gemm reads the embedding table as it lies, so that it is stored once
             return g.core(g.op("Gemm", x, table, transB=1))

@@ -98,8 +98,7 @@ class _Decoder:
             else:
                 y = g.op("Mul", g.silu(gate), up)
             branch = self._linear(y, f"{prefix}.feed_forward.w2")
-        logits = self._linear(self._enter(x, branch, "norm")[0], "output")
-        outputs["logits"] = g.core(logits)
+        outputs["logits"] = self._head(self._enter(x, branch, "norm")[0], "output")
         functions = [] if self.operators is None else list(self.operators.functions.values())
         return g.finish(self.name, self.spec, outputs, functions)
 
@@ -143,6 +142,12 @@ class _Decoder:
             return self.operators.linear(x, prefix)
         # (out, in) in both graphs, so that it is stored once.
         return g.op("MatMul", x, g.transpose(self.w.stored(f"{prefix}.weight"), 1, 0))
+
+    def _head(self, x: ir.Value, prefix: str) -> ir.Value:
+        """Logits, float32."""
+        if self.operators is not None and self.fused and self.g.precision != "float32":
+            return self.operators.head(x, prefix)
+        return self.g.core(self._linear(x, prefix))
 
     def _attention(self, x: ir.Value, prefix: str, caches: Pair) -> tuple[ir.Value, Pair]:
         """x like the residual -> the same, and both caches with this call's keys and values at their positions."""

@@ -11,7 +11,7 @@ from .engines_trt_versions import Dialect
 
 # Plugins whose later outputs are float32, and those where they are as the first; of the others they are states.
 _FLOAT32_AFTER_FIRST = ("AdaLnNorm", "NormConv", "UpsampleConv")
-_FLOAT32 = ("NormConvImage",)  # all of whose outputs are
+_FLOAT32 = ("NormConvImage", "LinearFloat32", "LinearQuantizedFloat32")  # all of whose outputs are
 # Those whose first output is, states the others.
 _FLOAT32_FIRST = ("Mamba2Layers", "Mamba2LayersQuantized", "Mamba2Step", "Mamba2StepQuantized")
 _AS_FIRST = ("AddGroupNormSilu",)

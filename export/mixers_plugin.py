@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .builder import GraphBuilder
+from .ends import head_input
 from .mixers import Pair, Primitive, Recurrence, Triple
 
 DOMAIN = "aim_edge"
@@ -138,6 +139,12 @@ class PluginFused(Plugin):
         x, residual = self._call("AdaLnNorm", hidden, residual, modulation, weight, outputs=2, **attributes)
         return x, residual
 
+    def final_norm(
+        self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, ends: Sequence[ir.Value], **attributes: Any
+    ) -> ir.Value:
+        """What the head reads: the last branch gated and added, both norms, modulation; `ends` is that and weights."""
+        return self._call("FinalNorm", hidden, residual, modulation, *ends, outputs=1, **attributes)[0]
+
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """float32 and layers with a bias stay standard: what a kernel gains there is less than a library's tuning."""
         g, w = self.builder, self.weights
@@ -150,14 +157,20 @@ class PluginFused(Plugin):
             return g.op("MatMul", x, g.transpose(stored, 1, 0))
         return self._call("Linear", x, stored, outputs=1)[0]
 
-    def linear_quantized(self, x: ir.Value, name: str) -> ir.Value:
+    def head(self, x: ir.Value, name: str) -> ir.Value:
+        """x W^T in float32, the sums as they are. Of what is not codes: in the step graph, in half precision."""
+        if name in self.weights.quantised:
+            return self.linear_quantized(x, name, "LinearQuantizedFloat32")
+        return self._call("LinearFloat32", x, self.weights.stored(name), outputs=1)[0]
+
+    def linear_quantized(self, x: ir.Value, name: str, operator: str = "LinearQuantized") -> ir.Value:
         """x (R, [L,] in) @ W^T of a matrix that is stored as codes; the same operator in both graphs."""
         g, held = self.builder, self.weights.quantised[name]
         outputs, inputs = held.codes.shape
         rows = g.reshape(x, -1, inputs) if self.sequence else x
         weight, scale = self.codes(name)
         attributes = {"bits": held.bits, "group_size": held.group_size}
-        y = self._call("LinearQuantized", rows, weight, scale, outputs=1, **attributes)[0]
+        y = self._call(operator, rows, weight, scale, outputs=1, **attributes)[0]
         if not self.sequence:
             return y
         # Not Shape's own end attribute: TensorRT 8's parser ignores it.
@@ -256,12 +269,39 @@ def _ada_ln_norm_body(p: Primitive, *values: ir.Value) -> tuple[ir.Value, ...]:
     return ada_ln_norm_body(p.builder, p.config.norm_epsilon, *values)
 
 
+def _final_norm_body(
+    p: Primitive,
+    hidden: ir.Value,
+    residual: ir.Value,
+    modulation: ir.Value,
+    final_modulation: ir.Value,
+    norm_f: ir.Value,
+    norm_final: ir.Value,
+) -> tuple[ir.Value, ...]:
+    g = p.builder
+    residual = g.op("Add", residual, g.op("Mul", g.core(hidden), g.vector(modulation, "gate_index")))
+    shift, scale = (g.layer(final_modulation, i, 1) for i in range(2))
+    return (head_input(g, p.config, residual, norm_f, norm_final, shift, scale),)
+
+
 def linear_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
     """x W^T."""
     return (g.op("MatMul", x, g.transpose(weight, 1, 0)),)
 
 
-def linear_quantized_body(p: Primitive, x: ir.Value, weight: ir.Value, scale: ir.Value) -> tuple[ir.Value, ...]:
+def linear_float32_body(g: GraphBuilder, x: ir.Value, weight: ir.Value) -> tuple[ir.Value, ...]:
+    """x W^T in float32. A body has one type of output, so that this is an operator of its own."""
+    return (g.op("MatMul", g.core(x), g.transpose(g.core(weight), 1, 0)),)
+
+
+def linear_quantized_body(p: Primitive, *inputs: ir.Value) -> tuple[ir.Value, ...]:
+    """Back to the activations' dtype."""
+    return (p.builder.act(linear_quantized_float32_body(p, *inputs)[0]),)
+
+
+def linear_quantized_float32_body(
+    p: Primitive, x: ir.Value, weight: ir.Value, scale: ir.Value
+) -> tuple[ir.Value, ...]:
     """In float32. All but the product is of constants, so that a runtime can do it once."""
     g = p.builder
     held = next(iter(p.weights.quantised.values()))  # all of a bundle are alike
@@ -277,7 +317,7 @@ def linear_quantized_body(p: Primitive, x: ir.Value, weight: ir.Value, scale: ir
         size = g.slice(g.op("Shape", codes), 1, 2, 0)
         scale = g.op("Slice", g.reshape(wide, 0, -1), g.ints(0), size, g.ints(1))
     dense = g.op("Mul", codes, scale)
-    return (g.act(g.op("MatMul", g.core(x), g.transpose(dense, 1, 0))),)
+    return (g.op("MatMul", g.core(x), g.transpose(dense, 1, 0)),)
 
 
 _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
@@ -286,6 +326,9 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "RmsNormGated": _norm_body,
     "Mamba2DecodeStep": step_body,
     "AdaLnNorm": _ada_ln_norm_body,
+    "FinalNorm": _final_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),
+    "LinearFloat32": lambda p, *values: linear_float32_body(p.builder, *values),
     "LinearQuantized": linear_quantized_body,
+    "LinearQuantizedFloat32": linear_quantized_float32_body,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,7 +14,7 @@ from aim_edge.aim.gpt_config import GptConfig
 from .attention import attend, place_of
 from .builder import GraphBuilder
 from .mixers import Pair
-from .mixers_plugin import ada_ln_norm_body, call_operator, linear_body
+from .mixers_plugin import ada_ln_norm_body, call_operator, linear_body, linear_float32_body
 from .weights import Weights
 
 _LARGEST_HEAD, _LONGEST = 128, 4096  # of the kernel
@@ -77,8 +78,15 @@ class GptOperators:
 
     def linear(self, x: ir.Value, prefix: str) -> ir.Value:
         """x W^T over few rows; float16 only."""
+        return self._product("Linear", linear_body, x, prefix)
+
+    def head(self, x: ir.Value, prefix: str) -> ir.Value:
+        """x W^T in float32, the sums as they are; of float16 only."""
+        return self._product("LinearFloat32", linear_float32_body, x, prefix)
+
+    def _product(self, name: str, body: Callable[..., tuple[ir.Value, ...]], x: ir.Value, prefix: str) -> ir.Value:
         weight = self.weights.stored(f"{prefix}.weight")
-        return call_operator(self.builder, self.functions, "Linear", (x, weight), linear_body, outputs=1)[0]
+        return call_operator(self.builder, self.functions, name, (x, weight), body, outputs=1)[0]
 
     def gated(self, gate: ir.Value, up: ir.Value) -> ir.Value:
         """silu(gate) * up."""

@@ -53,6 +53,20 @@ typedef struct aim_ada_ln_norm_params {
     float* residual_out;
 } aim_ada_ln_norm_params;
 
+typedef struct aim_final_norm_params {
+    uint64_t size;
+    int64_t rows, vectors, d_model;
+    int32_t gate_index, dtype;
+    float eps, final_eps;
+    const void* hidden;
+    const float* residual;
+    const float* modulation;
+    const float* final_modulation;
+    const float* norm_f;
+    const float* norm_final;
+    void* x;
+} aim_final_norm_params;
+
 typedef struct aim_cached_attention_params {
     uint64_t size;
     int64_t rows, positions;
@@ -306,6 +320,7 @@ typedef struct aim_image_params {
 } aim_image_params;
 
 AIM_API int aim_ada_ln_norm(const aim_ada_ln_norm_params* params, void* stream);
+AIM_API int aim_final_norm(const aim_final_norm_params* params, void* stream);
 AIM_API int aim_cached_attention(const aim_cached_attention_params* params, void* stream);
 AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);
 AIM_API int aim_selective_scan(const aim_selective_scan_params* params, void* stream);

@@ -41,6 +41,25 @@ AdaLnNormParams convert(const aim_ada_ln_norm_params& from) {
     return to;
 }
 
+FinalNormParams convert(const aim_final_norm_params& from) {
+    FinalNormParams to;
+    to.rows = from.rows;
+    to.vectors = from.vectors;
+    to.d_model = from.d_model;
+    to.gate_index = from.gate_index;
+    to.eps = from.eps;
+    to.final_eps = from.final_eps;
+    to.dtype = dtype_of(from.dtype);
+    to.hidden = from.hidden;
+    to.residual = from.residual;
+    to.modulation = from.modulation;
+    to.final_modulation = from.final_modulation;
+    to.norm_f = from.norm_f;
+    to.norm_final = from.norm_final;
+    to.x = from.x;
+    return to;
+}
+
 CachedAttentionParams convert(const aim_cached_attention_params& from) {
     CachedAttentionParams to;
     to.rows = from.rows;
@@ -404,6 +423,7 @@ int aim_cached_attention(const aim_cached_attention_params* p, void* stream) {
 int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
+int aim_final_norm(const aim_final_norm_params* p, void* stream) { return run("final_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_swi_glu(const aim_swi_glu_params* p, void* stream) { return run("swi_glu", p, stream); }
 int aim_linear_quantized(const aim_linear_quantized_params* p, void* stream) {

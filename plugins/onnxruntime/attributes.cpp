@@ -64,7 +64,8 @@ Attributes read_attributes(const OrtApi& api, const OrtKernelInfo* info, const O
             case AttributeType::kInt: value = read_int(api, info, attribute); break;
             case AttributeType::kString: value = read_string(api, info, attribute); break;
             case AttributeType::kFloat:
-                need(api, attribute, api.KernelInfoGetAttribute_float(info, attribute.name, &attributes.eps));
+                need(api, attribute,
+                     api.KernelInfoGetAttribute_float(info, attribute.name, &(attributes.reals.*attribute.real)));
                 break;
         }
     }

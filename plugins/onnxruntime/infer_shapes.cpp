@@ -86,6 +86,8 @@ OrtStatus* infer_shapes(const OrtCustomOp* op, OrtShapeInferContext* context) no
     const CustomOp& custom = *static_cast<const CustomOp*>(op);
     custom.api->ReleaseStatus(guarded(*custom.api, [&] {
         Known known;
+        // Of an output, whether an input is of it or not.
+        known.types[static_cast<int>(Element::kFloat32)] = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
         known.sizes = read_sizes(custom, context);
         const Tensors tensors = tensors_of(*custom.row, known.sizes);
         for (int i = 0; i < tensors.input_count; ++i) {

@@ -97,7 +97,7 @@ void Kernel::check_static(const OrtKernelInfo* info) const {
     check_conv_dim(mRow, binding.sizes);
     Call call;
     call.sizes = binding.sizes;
-    call.eps = mAttributes.eps;
+    call.reals = mAttributes.reals;
     call.activations = to_dtype(binding.activations);
     call.states = to_dtype(binding.states);
     need(validate_sizes(mRow.kind, call));
@@ -123,7 +123,7 @@ void Kernel::bind_inputs(OrtKernelContext* context, Call& call) const {
     }
     check_conv_dim(mRow, binding.sizes);
     call.sizes = binding.sizes;
-    call.eps = mAttributes.eps;
+    call.reals = mAttributes.reals;
     call.activations = to_dtype(binding.activations);
     call.states = to_dtype(binding.states);
 }

@@ -90,7 +90,7 @@ aim_kernels::RmsNormGatedParams rms_norm_gated_params(const Call& call) noexcept
     p.length = size[kLength];
     p.d = size[kD];
     p.ngroups = narrow(size[kNgroups]);
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.y = call.inputs[rms_norm_gated::y];
     p.z = call.inputs[rms_norm_gated::z];
@@ -117,7 +117,7 @@ aim_kernels::GroupNormSiluParams group_norm_silu_params(const Call& call) noexce
     p.groups = narrow(size[kGroups]);
     p.silu = size[kSilu] != 0;
     p.layout = call.channels_last ? aim_kernels::Layout::kChannelsLast : aim_kernels::Layout::kChannelsFirst;
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.x = call.inputs[group_norm_silu::x];
     p.weight = floats(call.inputs[group_norm_silu::weight]);
@@ -143,10 +143,13 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kMamba2StepQuantized: return use(mamba2_step_quantized_params(call));
         case OperatorKind::kMamba2LazyStep: return use(mamba2_lazy_step_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kFinalNorm: return use(final_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
-        case OperatorKind::kLinear: return use(linear_params(call));
+        case OperatorKind::kLinear: return use(linear_params(call, false));
+        case OperatorKind::kLinearFloat32: return use(linear_params(call, true));
         case OperatorKind::kSwiGlu: return use(swi_glu_params(call));
-        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call));
+        case OperatorKind::kLinearQuantized: return use(linear_quantized_params(call, false));
+        case OperatorKind::kLinearQuantizedFloat32: return use(linear_quantized_params(call, true));
         case OperatorKind::kGroupNormSilu:
         case OperatorKind::kAddGroupNormSilu: return use(group_norm_silu_params(call));
         case OperatorKind::kNormConv:
@@ -180,7 +183,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     const int64_t channels = is_group_norm(kind) ? size[kGroups] : 1;
     // The fewest blocks of 128 channels that these groups divide, each a multiple of 4.
     const int64_t fours = 4 * std::max<int64_t>(size[kGroups], 1), blocks = fours / std::gcd(fours, int64_t{128});
-    const bool quantized = kind == OperatorKind::kLinearQuantized;
+    const bool quantized =
+        kind == OperatorKind::kLinearQuantized || kind == OperatorKind::kLinearQuantizedFloat32;
     const bool codes = kind == OperatorKind::kMamba2LayersQuantized || kind == OperatorKind::kMamba2StepQuantized;
     const bool stacked = kind == OperatorKind::kMamba2Layers || kind == OperatorKind::kMamba2Step;
     const int64_t model = codes ? 32 : stacked ? 8 : 4;
@@ -198,7 +202,8 @@ Status validate_sizes(OperatorKind kind, Call call) noexcept {
     }
     const bool single = call.activations == aim_kernels::DType::kFloat32;
     // Not known yet: these have no float32.
-    const bool half = is_norm_conv(kind) || quantized || codes || size[kHalfWeights] != 0;
+    const bool single_y = kind == OperatorKind::kLinearFloat32;
+    const bool half = is_norm_conv(kind) || quantized || single_y || codes || size[kHalfWeights] != 0;
     if (half && single) call.activations = aim_kernels::DType::kFloat16;
     return with_params(kind, call, [](const auto& params) { return aim_kernels::validate_shapes(params); });
 }

@@ -10,7 +10,7 @@ namespace aim_edge {
 // One call of an operator. Pointers are by the table's input and output numbers; null where a tensor is absent.
 struct Call {
     Sizes sizes;
-    float eps = 0.0f;
+    Reals reals;
     aim_kernels::DType activations = aim_kernels::DType::kFloat32;
     aim_kernels::DType states = aim_kernels::DType::kFloat32;
     const void* inputs[kMaxInputs] = {};

@@ -62,7 +62,7 @@ NormConvParams norm_conv_params(OperatorKind kind, const Call& call) noexcept {
     p.groups = static_cast<int32_t>(size[kGroups]);
     p.kind = image ? ConvKind::kImage : kind == OperatorKind::kUpsampleConv ? ConvKind::kUpsample : ConvKind::kSame;
     p.dtype = call.activations;
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.x = call.inputs[norm_conv::x];
     p.weight = call.inputs[norm_conv::weight];
     p.bias = floats(call.inputs[norm_conv::bias]);

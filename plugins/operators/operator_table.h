@@ -60,7 +60,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage, kFinalNorm, kLinearFloat32, kLinearQuantizedFloat32 };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -138,6 +138,18 @@ namespace norm_conv_image {
 enum Input { x, weight, bias, affine };
 enum Output { image };
 }  // namespace norm_conv_image
+namespace final_norm {
+enum Input { hidden, residual, modulation, final_modulation, norm_f, norm_final };
+enum Output { x };
+}  // namespace final_norm
+namespace linear_float32 {
+enum Input { x, weight };
+enum Output { y };
+}  // namespace linear_float32
+namespace linear_quantized_float32 {
+enum Input { x, weight, scale };
+enum Output { y };
+}  // namespace linear_quantized_float32
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -232,7 +244,7 @@ constexpr OperatorRow kOperators[] = {
         3, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
         },
         3, {
             {"y", Element::kActivation, kOne, -1,
@@ -260,7 +272,7 @@ constexpr OperatorRow kOperators[] = {
             {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         10, {
@@ -316,7 +328,7 @@ constexpr OperatorRow kOperators[] = {
             {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         14, {
@@ -384,7 +396,7 @@ constexpr OperatorRow kOperators[] = {
             {"d_state", AttributeType::kInt, kDState, 0, {}, 1},
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         16, {
@@ -460,7 +472,7 @@ constexpr OperatorRow kOperators[] = {
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
             {"position_offset", AttributeType::kInt, kPositionOffset, 2, {"0", "1"}, 1},
             {"half_weights", AttributeType::kInt, kHalfWeights, 2, {"0", "1"}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         21, {
@@ -550,7 +562,7 @@ constexpr OperatorRow kOperators[] = {
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
             {"position_offset", AttributeType::kInt, kPositionOffset, 2, {"0", "1"}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         25, {
@@ -652,7 +664,7 @@ constexpr OperatorRow kOperators[] = {
             {"ngroups", AttributeType::kInt, kNgroups, 0, {}, 1},
             {"d_conv", AttributeType::kInt, kDConv, 0, {}, 1},
             {"fold_every", AttributeType::kInt, kFoldEvery, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_active", AttributeType::kInt, kHasActive, 2, {"0", "1"}, 1},
         },
         14, {
@@ -730,7 +742,7 @@ constexpr OperatorRow kOperators[] = {
             {"gate_index", AttributeType::kInt, kGateIndex, 0, {}, 0},
             {"shift_index", AttributeType::kInt, kShiftIndex, 0, {}, 0},
             {"scale_index", AttributeType::kInt, kScaleIndex, 0, {}, 0},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
         },
         4, {
             {"hidden", Element::kActivation, kOne, -1,
@@ -859,7 +871,7 @@ constexpr OperatorRow kOperators[] = {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
             {"silu", AttributeType::kInt, kSilu, 2, {"0", "1"}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
         },
         3, {
             {"x", Element::kActivation, kOne, -1,
@@ -884,7 +896,7 @@ constexpr OperatorRow kOperators[] = {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
             {"silu", AttributeType::kInt, kSilu, 2, {"0", "1"}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
         },
         4, {
             {"x", Element::kActivation, kOne, -1,
@@ -914,7 +926,7 @@ constexpr OperatorRow kOperators[] = {
         5, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
             {"has_norm", AttributeType::kInt, kHasNorm, 2, {"0", "1"}, 1},
             {"has_residual", AttributeType::kInt, kHasResidual, 2, {"0", "1"}, 1},
         },
@@ -955,7 +967,7 @@ constexpr OperatorRow kOperators[] = {
         3, {
             {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
             {"groups", AttributeType::kInt, kGroups, 0, {}, 1},
-            {"eps", AttributeType::kFloat, kOne, 0, {}, 1},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
         },
         5, {
             {"x", Element::kHalf, kOne, -1,
@@ -1008,8 +1020,85 @@ constexpr OperatorRow kOperators[] = {
              {}},
         },
     },
+    {
+        "FinalNorm", OperatorKind::kFinalNorm,
+        4, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"gate_index", AttributeType::kInt, kGateIndex, 0, {}, 0},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
+            {"final_eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::final_eps},
+        },
+        6, {
+            {"hidden", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"residual", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"modulation", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"vectors", 1, {{1, {kVectors, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"final_modulation", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"2", 1, {{2, {kOne, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"norm_f", Element::kFloat32, kOne, -1,
+             {1, {{"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"norm_final", Element::kFloat32, kOne, -1,
+             {1, {{"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"x", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "LinearFloat32", OperatorKind::kLinearFloat32,
+        1, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+        },
+        2, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kHalf, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
+    {
+        "LinearQuantizedFloat32", OperatorKind::kLinearQuantizedFloat32,
+        3, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"bits", AttributeType::kInt, kBits, 0, {}, 1},
+            {"group_size", AttributeType::kInt, kGroupSize, 0, {}, 0},
+        },
+        3, {
+            {"x", Element::kHalf, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"in_features", 1, {{1, {kInFeatures, kOne}}}}}},
+             {}},
+            {"weight", Element::kInt32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"words", 1, {{1, {kWords, kOne}}}}}},
+             {}},
+            {"scale", Element::kFloat32, kOne, -1,
+             {2, {{"out_features", 1, {{1, {kOutFeatures, kOne}}}}, {"scales", 1, {{1, {kScales, kOne}}}}}},
+             {}},
+        },
+        1, {
+            {"y", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"out_features", 1, {{1, {kOutFeatures, kOne}}}}}},
+             {}},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 19;
+constexpr int kOperatorCount = 22;
 
 }  // namespace aim_edge

@@ -14,7 +14,7 @@ struct Sizes {
 
 struct Attributes {
     Sizes sizes;
-    float eps = 0.0f;
+    Reals reals;
 };
 
 // An operator's tensors as the network has them: those whose condition holds, in the table's order.

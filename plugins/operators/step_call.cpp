@@ -15,7 +15,7 @@ aim_kernels::Mamba2DecodeStepParams mamba2_decode_step_params(const Call& call) 
     p.d_state = narrow(size[kDState]);
     p.ngroups = narrow(size[kNgroups]);
     p.d_conv = narrow(size[kDConv]);
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.conv_state_dtype = call.states;
     p.ssm_state_dtype = call.states;
@@ -51,7 +51,7 @@ aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept 
     p.d_state = narrow(size[kDState]);
     p.ngroups = narrow(size[kNgroups]);
     p.d_conv = narrow(size[kDConv]);
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.conv_state_dtype = call.states;
     p.ssm_state_dtype = call.states;
@@ -168,7 +168,7 @@ aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     p.gate_index = narrow(size[kGateIndex]);
     p.shift_index = narrow(size[kShiftIndex]);
     p.scale_index = narrow(size[kScaleIndex]);
-    p.eps = call.eps;
+    p.eps = call.reals.eps;
     p.dtype = call.activations;
     p.hidden = call.inputs[ada_ln_norm::hidden];
     p.residual = floats(call.inputs[ada_ln_norm::residual]);
@@ -176,6 +176,26 @@ aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     p.weight = floats(call.inputs[ada_ln_norm::weight]);
     p.x = call.outputs[ada_ln_norm::x];
     p.residual_out = static_cast<float*>(call.outputs[ada_ln_norm::residual_out]);
+    return p;
+}
+
+aim_kernels::FinalNormParams final_norm_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::FinalNormParams p;
+    p.rows = size[kRows];
+    p.vectors = size[kVectors];
+    p.d_model = size[kDModel];
+    p.gate_index = narrow(size[kGateIndex]);
+    p.eps = call.reals.eps;
+    p.final_eps = call.reals.final_eps;
+    p.dtype = call.activations;
+    p.hidden = call.inputs[final_norm::hidden];
+    p.residual = floats(call.inputs[final_norm::residual]);
+    p.modulation = floats(call.inputs[final_norm::modulation]);
+    p.final_modulation = floats(call.inputs[final_norm::final_modulation]);
+    p.norm_f = floats(call.inputs[final_norm::norm_f]);
+    p.norm_final = floats(call.inputs[final_norm::norm_final]);
+    p.x = call.outputs[final_norm::x];
     return p;
 }
 
@@ -200,13 +220,18 @@ aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noe
     return p;
 }
 
-aim_kernels::LinearParams linear_params(const Call& call) noexcept {
+// The tensors of those that give float32 have the same numbers.
+static_assert(int{linear_float32::weight} == int{linear::weight});
+static_assert(int{linear_quantized_float32::scale} == int{linear_quantized::scale});
+
+aim_kernels::LinearParams linear_params(const Call& call, bool float32_y) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearParams p;
     p.rows = size[kRows];
     p.in_features = size[kInFeatures];
     p.out_features = size[kOutFeatures];
     p.dtype = call.activations;
+    p.float32_y = float32_y;
     p.x = call.inputs[linear::x];
     p.weight = call.inputs[linear::weight];
     p.y = call.outputs[linear::y];
@@ -224,7 +249,7 @@ aim_kernels::SwiGluParams swi_glu_params(const Call& call) noexcept {
     return p;
 }
 
-aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noexcept {
+aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call, bool float32_y) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::LinearQuantizedParams p;
     p.rows = size[kRows];
@@ -235,6 +260,7 @@ aim_kernels::LinearQuantizedParams linear_quantized_params(const Call& call) noe
     p.words = size[kWords];
     p.scales = size[kScales];
     p.dtype = call.activations;
+    p.float32_y = float32_y;
     p.x = call.inputs[linear_quantized::x];
     p.weight = call.inputs[linear_quantized::weight];
     p.scale = floats(call.inputs[linear_quantized::scale]);

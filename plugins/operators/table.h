@@ -21,6 +21,12 @@ constexpr int kMaxInputs = 25;
 constexpr int kMaxOutputs = 7;
 constexpr int kMaxRank = 6;
 
+// The attributes that are floats, by name.
+struct Reals {
+    float eps = 0.0f;
+    float final_eps = 0.0f;
+};
+
 struct Term {
     int32_t factor;
     Symbol symbols[2];
@@ -45,6 +51,7 @@ struct AttributeRow {
     int allowed_count;  // 0: any value
     const char* allowed[2];
     int least = 1;      // of an integer that may have any value
+    float Reals::*real = nullptr;  // where a float is kept
 };
 
 struct TensorRow {

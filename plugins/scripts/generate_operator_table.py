@@ -21,6 +21,7 @@ HEADER = PLUGINS / "operators" / "operator_table.h"
 
 ELEMENTS = {"T": "kActivation", "S": "kState", "H": "kHalf", "float32": "kFloat32", "int32": "kInt32"}
 ATTRIBUTE_TYPES = {"int": "kInt", "float": "kFloat", "string": "kString"}
+REALS = ("eps", "final_eps")  # members of operators/table.h's Reals
 # Limits of the C++ structs in operators/table.h.
 MAX_TERMS, MAX_SYMBOLS, MAX_RANK, MAX_ALLOWED = 3, 2, 6, 2
 # An image's channels may come last, or always do.
@@ -88,20 +89,22 @@ def shape(expressions: list[str]) -> str:
 def attribute_row(name: str, attribute: dict[str, Any]) -> str:
     if not attribute.get("required"):
         raise ValueError(f"attribute {name!r}: every attribute is required; optional ones are not implemented")
-    if attribute["type"] == "float" and name != "eps":
-        raise ValueError(f"attribute {name!r}: the only float attribute that is implemented is eps")
+    real = attribute["type"] == "float"
+    if real and name not in REALS:
+        raise ValueError(f"attribute {name!r}: the float attributes that are implemented are {', '.join(REALS)}")
     allowed = attribute.get("allowed", [])
     if len(allowed) > MAX_ALLOWED:
         raise ValueError(f"attribute {name!r}: at most {MAX_ALLOWED} allowed values")
     if allowed and attribute["type"] == "int" and allowed != [0, 1]:
         raise ValueError(f"attribute {name!r}: integers are either free or one of 0 and 1")
     texts = ", ".join(f'"{value}"' for value in allowed)
-    symbol = "kOne" if attribute["type"] == "float" else camel(name)
+    symbol = "kOne" if real else camel(name)
     kind = ATTRIBUTE_TYPES[attribute["type"]]
     least = attribute.get("least", 1)
     if least not in (0, 1):
         raise ValueError(f"attribute {name!r}: the least value is 0 or 1")
-    return f'{{"{name}", AttributeType::{kind}, {symbol}, {len(allowed)}, {{{texts}}}, {least}}}'
+    place = f", &Reals::{name}" if real else ""
+    return f'{{"{name}", AttributeType::{kind}, {symbol}, {len(allowed)}, {{{texts}}}, {least}{place}}}'
 
 
 def tensor_row(tensor: dict[str, Any], inputs: list[str]) -> str:

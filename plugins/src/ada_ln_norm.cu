@@ -2,7 +2,7 @@
 #include "aim_kernels/ada_ln_norm.h"
 
 #include "dependent.cuh"
-#include "device_math.cuh"
+#include "fours.cuh"
 #include "reduce.cuh"
 
 namespace aim_kernels {
@@ -11,40 +11,6 @@ namespace {
 using namespace detail;
 
 constexpr const char* kOp = "ada_ln_norm";
-constexpr int kLargest = 8192;
-
-template <typename T>
-__device__ __forceinline__ void load4(const T* from, float (&out)[4]) {
-    if constexpr (sizeof(T) == 4) {
-        const float4 raw = *reinterpret_cast<const float4*>(from);
-        out[0] = raw.x, out[1] = raw.y, out[2] = raw.z, out[3] = raw.w;
-    } else {
-        union Bits {
-            uint2 raw;
-            T items[4];
-            __device__ Bits() {}
-        } bits;
-        bits.raw = *reinterpret_cast<const uint2*>(from);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) out[i] = to_float(bits.items[i]);
-    }
-}
-
-template <typename T>
-__device__ __forceinline__ void store4(T* to, const float (&values)[4]) {
-    if constexpr (sizeof(T) == 4) {
-        *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
-    } else {
-        union Bits {
-            uint2 raw;
-            T items[4];
-            __device__ Bits() {}
-        } bits;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) from_float(bits.items[i], values[i]);
-        *reinterpret_cast<uint2*>(to) = bits.raw;
-    }
-}
 
 // ITEMS groups of four a thread; THREADS * ITEMS * 4 >= d_model.
 template <typename T, int THREADS, int ITEMS>
@@ -108,24 +74,15 @@ Status launch_typed(const AdaLnNormParams& p, cudaStream_t stream) noexcept {
     return launch_dependent(kOp, norm_kernel<T, 1024, 2>, p.rows, 1024, stream, p);
 }
 
-Status check_index(const char* name, int32_t index, int64_t vectors) noexcept {
-    if (index >= 0 && index < vectors) return Status::kSuccess;
-    return fail(Status::kUnsupportedShape, "%s: %s is %d; supported: 0 to vectors - 1, where vectors is %lld", kOp, name,
-                index, static_cast<long long>(vectors));
-}
-
 }  // namespace
 
 Status validate_shapes(const AdaLnNormParams& p) noexcept {
     AIM_CHECK(check_positive(kOp, "rows", p.rows));
     AIM_CHECK(check_positive(kOp, "vectors", p.vectors));
-    if (p.d_model < 4 || p.d_model > kLargest || p.d_model % 4 != 0) {
-        return fail(Status::kUnsupportedShape, "%s: d_model is %lld; supported: 4 to %d in steps of 4", kOp,
-                    static_cast<long long>(p.d_model), kLargest);
-    }
-    AIM_CHECK(check_index("gate_index", p.gate_index, p.vectors));
-    AIM_CHECK(check_index("shift_index", p.shift_index, p.vectors));
-    AIM_CHECK(check_index("scale_index", p.scale_index, p.vectors));
+    AIM_CHECK(check_fours(kOp, "d_model", p.d_model));
+    AIM_CHECK(check_vector_index(kOp, "gate_index", p.gate_index, p.vectors));
+    AIM_CHECK(check_vector_index(kOp, "shift_index", p.shift_index, p.vectors));
+    AIM_CHECK(check_vector_index(kOp, "scale_index", p.scale_index, p.vectors));
     AIM_CHECK(check_eps(kOp, p.eps));
     return check_activation_dtype(kOp, p.dtype);
 }

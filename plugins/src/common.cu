@@ -150,10 +150,10 @@ Status check_ngroups(const char* op, int64_t ngroups, const char* of_name, int64
                 op, static_cast<long long>(ngroups), of_name, static_cast<long long>(of), of_name);
 }
 
-Status check_eps(const char* op, float eps) noexcept {
+Status check_eps(const char* op, float eps, const char* name) noexcept {
     // Written so that NaN does not pass.
     if (eps >= 0.0f && eps < 1.0f) return Status::kSuccess;
-    return fail(Status::kUnsupportedShape, "%s: eps is %g; supported: 0 or more, below 1", op,
+    return fail(Status::kUnsupportedShape, "%s: %s is %g; supported: 0 or more, below 1", op, name,
                 static_cast<double>(eps));
 }
 

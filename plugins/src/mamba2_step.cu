@@ -1,9 +1,9 @@
 #include "aim_kernels/mamba2_step.h"
 
+#include "aim_kernels/final_norm.h"
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "layers.cuh"
-#include "reduce.cuh"
 
 namespace aim_kernels {
 namespace {
@@ -13,14 +13,12 @@ using namespace detail;
 constexpr const char* kOp = "mamba2_step";
 constexpr int kThreads = 256;
 
-// What the chain's own kernels take.
+// What the chain's own kernel takes.
 struct EndsArgs {
     StepEnds ends;
     int d_model;
-    float eps;
     DType dtype;
     float* residual;  // (rows, d_model)
-    void* x;          // (rows, d_model), what the head multiplies
 };
 
 // A block a row.
@@ -38,30 +36,6 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const EndsArgs a) {
     }
 }
 
-// Both norms of a row, a block each. The second one's sum of squares is known with the first's: what the first divides
-// by is one number.
-__global__ void __launch_bounds__(kThreads) norms_kernel(const EndsArgs a) {
-    __shared__ float scratch[2][kThreads / 32];
-    wait_for_previous();
-    let_next_start();
-    const int64_t row = blockIdx.x, d = a.d_model;
-    const float* residual = a.residual + row * d;
-    const float* vectors = a.ends.final_modulation + row * 2 * d;
-    float squares = 0.0f, weighted = 0.0f;
-    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
-        const float value = residual[i], product = value * a.ends.norm_f[i];
-        squares += value * value;
-        weighted += product * product;
-    }
-    const float size = static_cast<float>(d);
-    const float first = 1.0f / sqrtf(block_sum<kThreads>(squares, scratch[0]) / size + a.eps);
-    const float factor = first / sqrtf(first * first * block_sum<kThreads>(weighted, scratch[1]) / size + a.eps);
-    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
-        const float normed = residual[i] * a.ends.norm_f[i] * factor * a.ends.norm_final[i];
-        store_any(a.x, a.dtype, row * d + i, normed * (1.0f + vectors[d + i]) + vectors[i]);
-    }
-}
-
 size_t residual_bytes(const Mamba2StepParams& p) noexcept {
     return aligned(static_cast<size_t>(p.layers.rows * p.layers.d_model) * sizeof(float));
 }
@@ -76,15 +50,31 @@ Mamba2LayersParams layers_of(const Mamba2StepParams& p) noexcept {
     return layers;
 }
 
+FinalNormParams final_norm_of(const Mamba2StepParams& p, const float* residual, void* x) noexcept {
+    FinalNormParams norm;
+    norm.rows = p.layers.rows;
+    norm.vectors = 3 * p.layers.layers;
+    norm.d_model = p.layers.d_model;
+    norm.eps = norm.final_eps = p.layers.eps;
+    norm.dtype = p.layers.dtype;
+    norm.summed = true;  // by the layers
+    norm.residual = residual;
+    norm.final_modulation = p.ends.final_modulation;
+    norm.norm_f = p.ends.norm_f;
+    norm.norm_final = p.ends.norm_final;
+    norm.x = x;
+    return norm;
+}
+
 Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
     const Mamba2LayersParams layers = layers_of(p);
-    EndsArgs args = {p.ends, layers.d_model, layers.eps, layers.dtype, layers.residual_out, nullptr};
-    args.x = reinterpret_cast<unsigned char*>(layers.residual_out) + residual_bytes(p);
+    const EndsArgs args = {p.ends, layers.d_model, layers.dtype, layers.residual_out};
+    void* const x = reinterpret_cast<unsigned char*>(layers.residual_out) + residual_bytes(p);
     AIM_CHECK(launch_dependent(kOp, embed_kernel, layers.rows, kThreads, stream, args));
     AIM_CHECK(launch(layers, stream));
-    AIM_CHECK(launch_dependent(kOp, norms_kernel, layers.rows, kThreads, stream, args));
+    AIM_CHECK(launch(final_norm_of(p, layers.residual_out, x), stream));
     const Product head = {p.ends.head, p.ends.head_scale, p.ends.vocab_size, layers.d_model};
-    return launch_product(layers, head, 0, args.x, p.ends.logits, true, stream);
+    return launch_product(layers, head, 0, x, p.ends.logits, true, stream);
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ bool read_field(const OperatorRow& row, const AttributeRow& attribute, const Plu
     if (attribute.type == AttributeType::kString) return read_string(row, attribute, field, attributes);
     if (attribute.type == AttributeType::kFloat) {
         if (field.type != PluginFieldType::kFLOAT32 || field.length != 1) return wrong_type(row, attribute, field);
-        std::memcpy(&attributes.eps, field.data, sizeof(attributes.eps));
+        std::memcpy(&(attributes.reals.*attribute.real), field.data, sizeof(float));
         return true;
     }
     int64_t value = 0;

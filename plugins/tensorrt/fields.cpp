@@ -33,7 +33,7 @@ const nvinfer1::PluginFieldCollection* Fields::serialize(const OperatorRow& row,
             mFields[i].data = text;
             mFields[i].length = static_cast<int32_t>(std::strlen(text));
         } else if (attribute.type == AttributeType::kFloat) {
-            mFields[i].data = &mAttributes.eps;
+            mFields[i].data = &(mAttributes.reals.*attribute.real);
         } else {
             mInts[i] = static_cast<int32_t>(value);
             mFields[i].data = &mInts[i];

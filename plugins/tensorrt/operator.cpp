@@ -50,7 +50,7 @@ bool Operator::create(const OperatorRow& row, const nvinfer1::PluginFieldCollect
 bool Operator::create(const OperatorRow& row, const PluginAttributes& attributes, Operator& made) noexcept {
     Call call;
     call.sizes = attributes.sizes;
-    call.eps = attributes.eps;
+    call.reals = attributes.reals;
     if (!succeeded(row, validate_sizes(row.kind, call))) return false;
     made.mRow = &row;
     made.mAttributes = attributes;
@@ -65,7 +65,7 @@ bool Operator::fill(const PluginTensorDesc* inputs, int count, Call& call) const
         return false;
     }
     call.sizes = mAttributes.sizes;
-    call.eps = mAttributes.eps;
+    call.reals = mAttributes.reals;
     for (int i = 0; i < count; ++i) {
         const TensorRow& tensor = *mTensors.inputs[i];
         if (!check_shape(*mRow, tensor, inputs[i].dims, call.sizes)) return false;

@@ -22,8 +22,7 @@ struct Blob {
     int32_t kind = 0;
     int64_t values[kMaxAttributes] = {};  // in the table's order; 0 in place of a float
     int64_t scan_workspace = 0;
-    float eps = 0.0f;
-    int32_t reserved = 0;
+    Reals reals;
 };
 
 bool set_namespace(std::string& target, const char* name) noexcept {
@@ -76,7 +75,7 @@ bool read_blob(const OperatorRow& row, const void* data, size_t length, Operator
         if (!check_attribute(row, attribute, blob.values[i])) return false;
         attributes.sizes.of[attribute.symbol] = blob.values[i];
     }
-    attributes.eps = blob.eps;
+    attributes.reals = blob.reals;
     attributes.scan_workspace = blob.scan_workspace < 0 ? 0 : blob.scan_workspace;
     return Operator::create(row, attributes, op);
 }
@@ -165,7 +164,7 @@ void PluginV2::serialize(void* buffer) const noexcept {
         if (row.attributes[i].type == AttributeType::kFloat) continue;
         blob.values[i] = mOperator.attributes().sizes.of[row.attributes[i].symbol];
     }
-    blob.eps = mOperator.attributes().eps;
+    blob.reals = mOperator.attributes().reals;
     blob.scan_workspace = mOperator.attributes().scan_workspace;
     std::memcpy(buffer, &blob, sizeof(blob));
 }

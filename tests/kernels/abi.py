@@ -39,6 +39,16 @@ class AdaLnNormParams(Params):
     ]
 
 
+class FinalNormParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows vectors d_model"),
+        *_each(c_int32, "gate_index dtype"),
+        *_each(c_float, "eps final_eps"),
+        *_each(c_void_p, "hidden residual modulation final_modulation norm_f norm_final x"),
+    ]
+
+
 class CachedAttentionParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -214,6 +224,7 @@ class ImageParams(Params):
 
 OPERATORS: dict[str, type[Params]] = {
     "ada_ln_norm": AdaLnNormParams,
+    "final_norm": FinalNormParams,
     "cached_attention": CachedAttentionParams,
     "causal_conv1d": CausalConv1dParams,
     "selective_scan": SelectiveScanParams,

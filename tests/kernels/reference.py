@@ -82,6 +82,18 @@ def ada_ln_norm(
     return normed * (1 + modulation[:, scale]) + modulation[:, shift], residual
 
 
+def final_norm(
+    hidden: Array, residual: Array, modulation: Array, final_modulation: Array, norm_f: Array, norm_final: Array,
+    gate: int, eps: float, final_eps: float,
+) -> Array:  # fmt: skip
+    """As ada_ln_norm, with two norms in a row; final_modulation (rows, 2, d_model) is shift and scale."""
+    normed = residual + hidden * modulation[:, gate]
+    for weight, of_norm in ((norm_f, eps), (norm_final, final_eps)):
+        normed = normed / np.sqrt((normed**2).mean(axis=-1, keepdims=True) + of_norm) * weight
+    x: Array = normed * (1 + final_modulation[:, 1]) + final_modulation[:, 0]
+    return x
+
+
 def cached_attention(
     qkv: Array, rotary: Array, position: NDArray[np.int32], k_cache: Array, v_cache: Array
 ) -> tuple[Array, Array, Array]:

@@ -22,6 +22,7 @@ from kernels import (
     test_ada_ln_norm,
     test_cached_attention,
     test_causal_conv1d,
+    test_final_norm,
     test_group_norm_silu,
     test_image,
     test_linear,
@@ -83,6 +84,11 @@ IMAGES = [(2, 3, 17, 31), (1, 1, 16, 16)]
 
 ADA_LNS = [
     test_ada_ln_norm.BASE.but(dtype=dtype, d_model=d_model, in_place=in_place)
+    for dtype in (FLOAT32, FLOAT16)
+    for d_model, in_place in ((100, True), (1028, False), (2052, False), (4100, True))
+]
+FINAL_NORMS = [
+    test_final_norm.BASE.but(dtype=dtype, d_model=d_model, in_place=in_place)
     for dtype in (FLOAT32, FLOAT16)
     for d_model, in_place in ((100, True), (1028, False), (2052, False), (4100, True))
 ]
@@ -155,6 +161,7 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_causal_conv1d.test_matches_the_reference, CONVS),
     (test_rms_norm_gated.test_matches_the_reference, NORMS),
     (test_ada_ln_norm.test_matches_the_reference, ADA_LNS),
+    (test_final_norm.test_matches_the_reference, FINAL_NORMS),
     (test_cached_attention.test_matches_the_reference, ATTENTIONS),
     (test_linear.test_matches_the_reference, LINEARS),
     (test_group_norm_silu.test_matches_the_reference, GROUP_NORMS),

@@ -22,6 +22,8 @@ DECODE |= dict.fromkeys(("zxbcdt", "conv_weight", "A", "norm_weight", "conv_stat
 DECODE |= dict.fromkeys(("ssm_state_in", "ssm_state_out", "out", "workspace"), SOME) | {"workspace_size": 1 << 20}
 ADA_LN = {"rows": 1, "vectors": 3, "d_model": 8, "gate_index": 2, "shift_index": 0, "scale_index": 1}
 ADA_LN |= dict.fromkeys(("hidden", "residual", "modulation", "weight", "x", "residual_out"), SOME)
+FINAL_NORM = {"rows": 1, "vectors": 3, "d_model": 8, "gate_index": 2}
+FINAL_NORM |= dict.fromkeys(("hidden", "residual", "modulation", "final_modulation", "norm_f", "norm_final", "x"), SOME)
 SAMPLE = {"batch": 1, "vocab_size": 8, "num_tokens": 4} | dict.fromkeys(("logits", "sampling", "image_index"), SOME)
 SAMPLE |= dict.fromkeys(("token", "position", "tokens", "status"), SOME)
 IMAGE = {"batch": 1, "channels": 3, "height": 8, "width": 8, "image": SOME, "pixels": SOME, "status": SOME}
@@ -30,6 +32,7 @@ LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x",
 GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
 GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
 BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
+BASES |= {"final_norm": FINAL_NORM}
 QUANTIZED = {**LINEAR, "in_features": 64, "bits": 4, "group_size": 128, "dtype": abi.FLOAT16, "scale": SOME}
 BASES |= {"linear_quantized": QUANTIZED}
 LAYERS = {"rows": 1, "layers": 2, "d_model": 64, "nheads": 2, "headdim": 32, "d_state": 16, "ngroups": 1, "d_conv": 4}
@@ -134,6 +137,15 @@ REFUSED = [
     ("ada_ln_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("ada_ln_norm", "residual", None, abi.NULL_POINTER, ["residual is null"]),
     ("ada_ln_norm", "modulation", SOME + 4, abi.MISALIGNED, ["modulation", "16"]),
+    ("final_norm", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("final_norm", "d_model", 10, abi.UNSUPPORTED_SHAPE, ["d_model is 10", "steps of 4"]),
+    ("final_norm", "d_model", 8196, abi.UNSUPPORTED_SHAPE, ["d_model is 8196", "8192"]),
+    ("final_norm", "gate_index", 3, abi.UNSUPPORTED_SHAPE, ["gate_index is 3", "vectors is 3"]),
+    ("final_norm", "eps", -1.0, abi.UNSUPPORTED_SHAPE, [": eps is -1"]),
+    ("final_norm", "final_eps", float("nan"), abi.UNSUPPORTED_SHAPE, ["final_eps is nan"]),
+    ("final_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    ("final_norm", "final_modulation", None, abi.NULL_POINTER, ["final_modulation is null"]),
+    ("final_norm", "norm_f", SOME + 4, abi.MISALIGNED, ["norm_f", "16"]),
     ("cached_attention", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0", "1 or more"]),
     ("cached_attention", "rows", 1 << 31, abi.UNSUPPORTED_SHAPE, ["2147483648 * 3", "up to 2147483647"]),
     ("cached_attention", "positions", 3, abi.UNSUPPORTED_SHAPE, ["positions is 3", "rows, which is 2"]),

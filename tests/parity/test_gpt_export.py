@@ -150,7 +150,7 @@ def test_operators_in_float16(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = export_bundle(checkpoint, tmp_path / "b", lowering="plugin-fused", **kinds)  # type: ignore[arg-type]
     nodes = onnx.load(path / "step.trt.onnx", load_external_data=False).graph.node
     counts = Counter(node.op_type for node in nodes if node.domain)
-    assert counts["Linear"] == 2 * 5 + 1 and counts["CachedAttention"] == 2
+    assert counts["Linear"] == 2 * 5 and counts["LinearFloat32"] == 1 and counts["CachedAttention"] == 2
     assert not [node for node in nodes if node.op_type == "MatMul"]
     report = validate(path, checkpoint, state_every=4)
     assert report.passed, report.failures

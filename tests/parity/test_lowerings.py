@@ -152,3 +152,15 @@ def test_graphs_are_valid_onnx_of_the_promised_opset(lowering: str, tmp_path: Pa
             assert model.functions, "the operators' bodies"
             bare = onnx.load(path / f"{name}.trt.onnx")
             assert not bare.functions and len(bare.graph.node) == len(model.graph.node)
+
+
+@pytest.mark.parametrize(("precision", "head"), [("float32", "Gemm"), ("float16", "LinearFloat32")])
+def test_a_fused_step_ends_in_two_nodes(precision: str, head: str, tmp_path: Path) -> None:
+    """No casts, and the branch gated where the published order has the gate of the last MLP."""
+    path = export(load_case("mamba2_mlp"), tmp_path, "plugin-fused", precision)
+    graph = onnx.load(path / "step.trt.onnx", load_external_data=False).graph
+    norm, last = [node for node in graph.node if node.op_type != "Identity"][-2:]  # those name the outputs
+    assert (norm.op_type, last.op_type) == ("FinalNorm", head)
+    dims = Bundle.open(path).manifest.contract.dims
+    gate = next(attribute.i for attribute in norm.attribute if attribute.name == "gate_index")
+    assert gate == 6 * dims.n_layer - 1

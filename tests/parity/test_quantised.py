@@ -96,7 +96,8 @@ def test_what_the_bundle_says_and_holds(bundles: dict[str, Path], kind: str, tmp
         model = onnx.load(str(bundles[kind] / graph), load_external_data=False)
         counts = Counter(node.op_type for node in model.graph.node)
         one = lowering == "plugin-layers" and graph == "step.trt.onnx"  # operator for all of it
-        assert counts["LinearQuantized"] == (0 if one else 2 * manifest.contract.dims.n_layer + 1)
+        assert counts["LinearQuantized"] == (0 if one else 2 * manifest.contract.dims.n_layer)
+        assert counts["LinearQuantizedFloat32"] == (not one)
         assert counts["Mamba2StepQuantized"] == one
         assert not counts["Linear"] and not counts["Mamba2Step"]
     sizes = {name: (path / "weights.data").stat().st_size for name, path in bundles.items()}

@@ -39,6 +39,12 @@ VALID: dict[str, list[Field]] = {
         ("scale_index", "int32", 1),
         ("eps", "float32", 1e-5),
     ],
+    "FinalNorm": [
+        ("aim_edge_version", "int32", 1),
+        ("gate_index", "int64", 35),
+        ("eps", "float32", 1e-5),
+        ("final_eps", "float32", 1e-5),
+    ],
     "GroupNormSilu": [
         ("aim_edge_version", "int32", 1),
         ("groups", "int64", 32),
@@ -84,6 +90,7 @@ def with_field(operator: str, added: Field) -> list[Field]:
     return [*fields[:at], added, *fields[at:]]
 
 
+VALID["LinearFloat32"], VALID["LinearQuantizedFloat32"] = VALID["Linear"], VALID["LinearQuantized"]
 VALID["Mamba2LazyStep"] = with_field("Mamba2DecodeStep", ("fold_every", "int64", 16))
 VALID["Mamba2Layers"] = VALID["Mamba2LayersQuantized"] = VALID["Mamba2DecodeStep"]
 VALID["Mamba2StepQuantized"] = with_field("Mamba2DecodeStep", ("position_offset", "int64", 1))
@@ -119,6 +126,9 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("CausalConv1d", [("aim_edge_version", "float32", 1.0)], "expected one integer"),
     ("CausalConv1d", [("activation", "int32", 1)], "expected a string"),
     ("AdaLnNorm", changed("AdaLnNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
+    ("FinalNorm", changed("FinalNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
+    ("FinalNorm", changed("FinalNorm", eps=-1.0), " eps is -1; supported: 0 or more"),
+    ("FinalNorm", changed("FinalNorm", final_eps=-1.0), "final_eps is -1; supported: 0 or more"),
     ("CachedAttention", changed("CachedAttention", headdim=12), "headdim is 12; supported: 8 to 128 in steps of 8"),
     ("RmsNormGated", [("eps", "int32", 0)], "expected one FLOAT32"),
     ("RmsNormGated", changed("RmsNormGated", ngroups=0), "'ngroups' is 0; expected 1 to"),

@@ -169,6 +169,22 @@ inline Case ada_ln_case(const char* name, DataType type, int64_t rows, int64_t v
     return made;
 }
 
+inline Case final_norm_case(const char* name, DataType type, int64_t rows, int64_t vectors, int64_t d) {
+    Draw draw(23);
+    Case made{"FinalNorm", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
+    made.attributes = {number("aim_edge_version", 1), number("gate_index", vectors - 1), real("eps", 0.2f),
+                       real("final_eps", 1e-5f)};
+    made.inputs = {draw.normal("hidden", type, {rows, d}), draw.normal("residual", DataType::kFLOAT, {rows, d}),
+                   draw.normal("modulation", DataType::kFLOAT, {rows, vectors, d}),
+                   draw.normal("final_modulation", DataType::kFLOAT, {rows, 2, d}),
+                   draw.normal("norm_f", DataType::kFLOAT, {d}), draw.normal("norm_final", DataType::kFLOAT, {d})};
+    const auto& in = made.inputs;
+    made.outputs = {Tensor{"x", type, {rows, d},
+                           reference::final_norm(vectors, d, vectors - 1, 0.2f, 1e-5f, in[0].values, in[1].values,
+                                                 in[2].values, in[3].values, in[4].values, in[5].values)}};
+    return made;
+}
+
 inline Case attention_case(const char* name, Types types, reference::AttentionSizes n) {
     Draw draw(19);
     const double state = state_bound(types);
@@ -198,6 +214,14 @@ inline Case swi_glu_case(const char* name, DataType type, int64_t rows, int64_t 
     Tensor y{"y", type, {rows, width}, made.inputs[1].values};
     for (size_t i = 0; i < y.values.size(); ++i) y.values[i] *= reference::silu(made.inputs[0].values[i]);
     made.outputs = {y};
+    return made;
+}
+
+// The same product by the operator whose y is float32: the sums as they are.
+inline Case with_float32_y(Case made) {
+    made.op += "Float32";
+    made.outputs[0].type = DataType::kFLOAT;
+    made.bounds = {bound_of(DataType::kFLOAT)};
     return made;
 }
 
@@ -424,11 +448,9 @@ inline Case whole_case(const char* name, Types types, reference::ScanSizes n, in
         head = dense_of(codes, scale, d);
     }
     made.inputs = inputs;
-    // The first norm is AdaLN without modulation.
-    std::vector<double> x = made.outputs[0].values;
-    const std::vector<double> nothing(n.rows * 2 * d, 0.0), none(x.size(), 0.0);
-    x = reference::ada_ln_norm(2, d, 0, 0, 1, 1e-5f, none, x, nothing, ends[6].values);
-    x = reference::ada_ln_norm(2, d, 0, 0, 1, 1e-5f, none, x, ends[5].values, ends[7].values);
+    const std::vector<double> none(n.rows * d, 0.0);
+    const auto x = reference::final_norm(1, d, 0, 1e-5f, 1e-5f, none, made.outputs[0].values, none, ends[5].values,
+                                         ends[6].values, ends[7].values);
     made.outputs[0] = Tensor{"logits", DataType::kFLOAT, {n.rows, vocab}, reference::linear(n.rows, d, vocab, x, head)};
     return made;
 }

@@ -146,6 +146,19 @@ inline Values ada_ln_norm(int64_t vectors, int64_t d, int64_t gate, int64_t shif
     return x;
 }
 
+// `ends` is (rows, 2, d): shift, scale.
+inline Values final_norm(int64_t vectors, int64_t d, int64_t gate, double eps, double final_eps, const Values& hidden,
+                         Values residual, const Values& modulation, const Values& ends, const Values& norm_f,
+                         const Values& norm_final) {
+    const Values none(hidden.size(), 0.0), still(2 * hidden.size(), 0.0);
+    for (size_t i = 0; i < hidden.size(); ++i) {
+        residual[i] += hidden[i] * modulation[(i / d * vectors + gate) * d + i % d];
+    }
+    // Both are AdaLN of a branch that gave nothing, the first without modulation.
+    Values normed = ada_ln_norm(2, d, 0, 0, 1, eps, none, residual, still, norm_f);
+    return ada_ln_norm(2, d, 0, 0, 1, final_eps, none, normed, ends, norm_final);
+}
+
 // x (rows, k), weight (n, k).
 inline Values linear(int64_t rows, int64_t k, int64_t n, const Values& x, const Values& weight) {
     Values y(rows * n);

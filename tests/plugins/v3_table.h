@@ -35,6 +35,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(layers_case(name, types, step, 2, 96, false));
         cases.push_back(whole_case(name, types, {6, 1, heads, 32, state, 2, false, true}, 2, 96, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
+        cases.push_back(final_norm_case(name, types.activations, 3, 5, 96));
         cases.push_back(attention_case(name, types, {4, 2, 20, 3, 16}));
         cases.push_back(swi_glu_case(name, types.activations, 3, 96));
         cases.push_back(linear_case(name, types.activations, 3, 96, 40));
@@ -54,6 +55,8 @@ inline std::vector<Case> all_cases() {
         }
         cases.push_back(norm_conv_case("UpsampleConv", name, type, {2, 64, 4, side, 128, 32}));
         cases.push_back(linear_quantized_case(name, type, 3, 96, 40));
+        cases.push_back(with_float32_y(linear_case(name, type, 3, 96, 40)));
+        cases.push_back(with_float32_y(linear_quantized_case(name, type, 3, 96, 40)));
         cases.push_back(norm_conv_case("NormConvImage", name, type, {2, 128, side, 6, 3, 1}));
     }
     cases.push_back(norm_conv_case("NormConv", "several blocks and chunks", f16, {1, 192, side, 3, 256, 16, true, true}));

@@ -210,6 +210,23 @@ def test_a_plugins_residual_stays_float32(toy: Path, play: Play, library: Path) 
     assert asked["norm"] == {"output 0": F16, "output 1": F32} and asked["after"]["precision"] == F32
 
 
+def test_logits_straight_from_their_product_are_float32(toy: Path, play: Play, library: Path) -> None:
+    with_plugins(toy)
+    world = play("8.6.0", plugin=True)
+    whole = world.layers
+
+    def layers(graph: str) -> list[Layer]:
+        norm = Layer("PLUGIN_V2", "norm", ["y16", "y32"], [("x", F32)], operator="FinalNorm")
+        head = Layer("PLUGIN_V2", "head", ["x"], [("sums", F32)], operator="LinearFloat32")
+        return [*whole(graph), norm, head, Layer("ELEMENTWISE", "after", ["sums"], [("after", F32)])]
+
+    world.layers = layers
+    build(toy, graphs=["step"], options=TrtOptions(plugins=library))
+    asked = {layer.name: layer.asked for layer in world.networks["step"].all}
+    assert asked["norm"] == {"output 0": F16} and asked["head"] == {"output 0": F32}
+    assert asked["after"]["precision"] == F32
+
+
 def test_a_sum_of_images_is_as_the_images(toy: Path, play: Play, library: Path) -> None:
     with_plugins(toy)
     world = play("8.6.0", plugin=True)
