@@ -1,14 +1,16 @@
-"""linear in float16 over many rows: the projections and heads of AiM-B and XL, right first, then us a call.
+"""linear in float16 over many rows: the projections and heads of AiM-B, L and XL, right first, then us a call.
 
     AIM_KERNELS_LIBRARY=.../libaim_kernels.so python benchmarks/linear_many_gpu.py [ANOTHER_LIBRARY...]
 
 Each figure is the time of a call within a CUDA graph of many, each on weights of its own, together several times the
 L2, launched as the library launches: the next call starts while the one before ends. Libraries are told by their
-folder's name; "cuBLAS" is PyTorch's product. The floor is the bytes of the weights over 3.0 TB/s.
+folder's name; "cuBLAS" is PyTorch's product, and a cast after it where y is float32. The floor is the bytes of
+the weights over 3.0 TB/s.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from functools import partial
@@ -24,6 +26,7 @@ from kernels_gpu import milliseconds, normal
 from linear_quantized_gpu import BANDWIDTH, BOUND, BYTES, MODELS, Matrix, shapes
 
 ROWS = (16, 32, 64, 128, 256, 512)
+SUMS_BOUND = 5e-5  # where y is float32
 LEAST, MOST = 6, 64  # matrices
 ODD = ((264, 200), (8, 72), (37, 192))  # (outputs, inputs)
 CHECKED_ROWS = (16, 17, 65, 100, 127, 128, 129, 256, 512)
@@ -38,14 +41,22 @@ def check(library: Library) -> str:
             dense = matrix.dense()
             for rows in CHECKED_ROWS:
                 x = normal(rows, inputs, dtype=dtype)
-                y = torch.full((rows, outputs), torch.nan, dtype=dtype, device="cuda")
-                matrix.call(library, x, y)()
                 wanted = x.double() @ dense.T
-                error = float((y.double() - wanted).norm() / wanted.norm())
-                if not error <= bound:
-                    raise SystemExit(f"{dtype}, {rows} x {inputs} -> {outputs}: error {error:.2e}")
-                checked += 1
+                for y_dtype, most in ((dtype, bound), (torch.float32, SUMS_BOUND)):
+                    y = torch.full((rows, outputs), torch.nan, dtype=y_dtype, device="cuda")
+                    matrix.call(library, x, y)()
+                    error = float((y.double() - wanted).norm() / wanted.norm())
+                    if not error <= most:
+                        raise SystemExit(f"{dtype} to {y_dtype}, {rows} x {inputs} -> {outputs}: error {error:.2e}")
+                    checked += 1
     return f"right: {checked} cases"
+
+
+def product(matrix: Matrix, x: torch.Tensor, y: torch.Tensor, half: torch.Tensor) -> None:
+    """PyTorch's; `half` is y or what is cast to it."""
+    torch.mm(x, matrix.weight.T, out=half)
+    if y is not half:
+        y.copy_(half)
 
 
 def main() -> None:
@@ -55,18 +66,20 @@ def main() -> None:
     sys.stdout.write(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; us a call\n")
     for name, library in libraries.items():
         sys.stdout.write(f"{name}: {check(library)}\n")
-    for model in ("B", "XL"):
-        for name, (outputs, inputs) in shapes(MODELS[model]).items():
+    for model, d_model in MODELS.items():
+        for name, (outputs, inputs) in shapes(d_model).items():
             count = min(MOST, max(LEAST, -(-BYTES // (outputs * inputs * 2))))
             matrices = [Matrix.draw(16, outputs, inputs) for _ in range(count)]
             floor = 1e6 * matrices[0].bytes() / BANDWIDTH
-            for rows in ROWS:
-                x, y = normal(rows, inputs, dtype=torch.float16), normal(rows, outputs, dtype=torch.float16)
+            for rows, single in itertools.product(ROWS, (False, True) if name == "head" else (False,)):
+                x, half = normal(rows, inputs, dtype=torch.float16), normal(rows, outputs, dtype=torch.float16)
+                y = half.float() if single else half
                 calls = {key: [m.call(library, x, y) for m in matrices] for key, library in libraries.items()}
                 took = {key: 1e3 * milliseconds(each) for key, each in calls.items()}
-                took["cuBLAS"] = 1e3 * milliseconds([partial(torch.mm, x, m.weight.T, out=y) for m in matrices])
+                took["cuBLAS"] = 1e3 * milliseconds([partial(product, m, x, y, half) for m in matrices])
                 told = ", ".join(f"{key} {us:6.2f}" for key, us in took.items())
-                sys.stdout.write(f"{model:2} {name:4} {rows:3} rows: floor {floor:5.2f}; {told}\n")
+                label = name + (" to float32" if single else "")
+                sys.stdout.write(f"{model:2} {label:15} {rows:3} rows: floor {floor:5.2f}; {told}\n")
             del matrices
             torch.cuda.empty_cache()
 

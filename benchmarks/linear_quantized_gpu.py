@@ -78,7 +78,7 @@ class Matrix:
             "x": x.data_ptr(), "weight": self.weight.data_ptr(), "y": y.data_ptr(),
         }  # fmt: skip
         if self.scale is None:
-            name, params = "linear", LinearParams(**common)
+            name, params = "linear", LinearParams(**common, float32_y=y.dtype == torch.float32)
         else:
             own = {"bits": self.bits, "group_size": 0 if self.bits == 8 else GROUP, "scale": self.scale.data_ptr()}
             name, params = "linear_quantized", LinearQuantizedParams(**common, **own)

@@ -90,7 +90,7 @@ Status launch_typed(const LinearParams& p, const LinearManyPlan& plan, cudaStrea
 LinearManyPlan plan_linear_many(const LinearParams& p, const DeviceInfo& device) noexcept {
     LinearManyPlan best, plan;
     // Eight features of a row of y are written at once, 16 bytes of 16-bit numbers.
-    if (p.float32_y || p.out_features % 8 != 0 || reinterpret_cast<uintptr_t>(p.y) % 16 != 0) return best;
+    if (p.out_features % 8 != 0 || reinterpret_cast<uintptr_t>(p.y) % 16 != 0) return best;
     if (!device.warpgroup_products) return best;
     if (p.rows < least_rows(p) || p.rows > kMostRows || p.out_features > kMostFeatures) return best;
     double least = 0.0;

@@ -82,6 +82,24 @@ __device__ __forceinline__ void write_cores(const LinearParams& p, int row, int 
     }
 }
 
+// A warp's cores of `first` to `last` to y as they are: a quad's two neighbours each are a sector of 32 bytes.
+template <int SIZE>
+__device__ __forceinline__ void write_sums(const LinearParams& p, int row, int feature0, const float (&sum)[SIZE], int first,
+                                           int last) {
+    float* y = static_cast<float*>(p.y) + row * p.out_features + feature0 + static_cast<int>(threadIdx.x) % 4 * 2;
+    const int rows = static_cast<int>(p.rows) - row, end = min(last, static_cast<int>(p.out_features - feature0) / 8);
+#pragma unroll
+    for (int core = 0; core < SIZE / 4; ++core) {
+        if (core < first || core >= end) continue;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            if (half * 8 >= rows) continue;
+            *reinterpret_cast<float2*>(y + half * 8 * p.out_features + core * 8) =
+                make_float2(sum[4 * core + 2 * half], sum[4 * core + 2 * half + 1]);
+        }
+    }
+}
+
 template <typename T, int ROWS, int N>
 __global__ void __launch_bounds__(LinearMany<ROWS, N>::kThreads) linear_many(const __grid_constant__ LinearManyArgs a) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(AIM_KERNELS_EMULATED)
@@ -178,10 +196,15 @@ __global__ void __launch_bounds__(LinearMany<ROWS, N>::kThreads) linear_many(con
             }
         }
     }
+    const int row = row0 + warp * 16 + lane / 4;
+    if (a.p.float32_y) {
+        write_sums(a.p, row, feature0, sum, first, last);
+        return;
+    }
 #pragma unroll
     for (int four = 0; four < Shape::kCores; four += 4) {
         if (four + 4 <= first || four >= last) continue;
-        write_cores<T>(a.p, row0 + warp * 16 + lane / 4, feature0, sum, four, first, last);
+        write_cores<T>(a.p, row, feature0, sum, four, first, last);
     }
 #endif
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <vector>
 
 namespace aim_kernels {
 namespace detail {
@@ -10,7 +11,7 @@ struct EmulatedBarrier {
     int arrivals = 0, arrived = 0;
     int64_t bytes = 0;  // still to come
     unsigned phase = 0;
-    std::function<void()> late;  // copies that have not landed
+    std::vector<std::function<void()>> late;  // copies that have not landed
     void turn() {
         if (arrived < arrivals || bytes != 0) return;
         arrived = 0;
@@ -46,9 +47,9 @@ inline void barrier_expect(uint64_t* barrier, unsigned bytes) {
 inline void barrier_wait(uint64_t* barrier, unsigned parity) {
     EmulatedBarrier& b = emulated_barriers().at(barrier);
     while ((b.phase & 1) == parity) {
-        const std::function<void()> late = std::move(b.late);
-        b.late = nullptr;
-        if (late) late();
+        std::vector<std::function<void()>> late;
+        late.swap(b.late);
+        for (const auto& land : late) land();
         if ((b.phase & 1) == parity) emulator::yield();
     }
 }
@@ -62,10 +63,7 @@ inline void bring(uint64_t* barrier, unsigned bytes, std::function<void()> copy)
         b.turn();
     };
     if (emulator::coin()) return land();
-    b.late = [before = std::move(b.late), land] {
-        if (before) before();
-        land();
-    };
+    b.late.push_back(land);
 }
 
 inline void copy_bulk(void* target, const void* source, unsigned bytes, uint64_t* barrier) {
