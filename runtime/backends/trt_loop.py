@@ -10,6 +10,11 @@ from ..errors import EngineError
 from .trt_api import Context
 from .trt_kernels import Kernels, SampleParams
 
+# Between two graphs the device rests, which counts where a step takes few microseconds; a graph of many nodes takes long
+# to make.
+MOST_STEPS = 16
+MOST_NODES = 256
+
 
 class StepRun:
     """The step engine over the two halves of the state.
@@ -43,11 +48,15 @@ class DeviceLoop:
 
     Attributes:
         graphs: one a half of the state, or none.
-        reason: why there are none, or "".
+        several: a graph of several steps from the first half on, where a step has few nodes.
+        steps: how many those are.
+        reason: why there are no graphs, or "".
     """
 
     def __init__(self, step: StepRun, kernels: Kernels, params: SampleParams, stream: Stream) -> None:
         self.graphs: list[Graph] = []
+        self.several: Graph | None = None
+        self.steps = 0
         self.reason = ""
         self._step = step
         self._kernels = kernels
@@ -70,17 +79,24 @@ class DeviceLoop:
                 self._enqueue(half)
                 self._stream.synchronize()
                 if mode != "off" and not self.reason:
-                    self._capture(half, mode)
+                    self.graphs += self._capture(half, 1, mode)
+            if self.graphs:
+                nodes = max(sum(graph.nodes.values()) for graph in self.graphs)
+                # Even: they end in the half in which they began.
+                self.steps = min(MOST_STEPS, MOST_NODES // max(nodes, 1)) // 2 * 2
+            if self.steps:
+                self.several = next(iter(self._capture(0, self.steps, mode)), None)
         finally:
             clear()
             self._stream.synchronize()
         if mode == "off":
             self.reason = "cuda_graph is 'off'"
 
-    def _capture(self, half: int, mode: str) -> None:
+    def _capture(self, half: int, steps: int, mode: str) -> list[Graph]:
         try:
             with self._stream.captured() as made:
-                self._enqueue(half)
+                for step in range(steps):
+                    self._enqueue(half ^ step % 2)
         except EngineError as error:
             self.close()
             if mode == "on":
@@ -89,15 +105,21 @@ class DeviceLoop:
             with contextlib.suppress(EngineError):  # CUDA may report the broken capture to the next call once more
                 self._enqueue(half)
                 self._stream.synchronize()
-        else:
-            self.graphs += made
+            return []
+        return made
 
-    def run(self, half: int) -> None:
-        """Enqueues a step and the draw. Raises EngineError."""
-        if self.graphs:
-            self._stream.launch(self.graphs[half])
-        else:
-            self._enqueue(half)
+    def run(self, half: int, steps: int) -> None:
+        """Enqueues steps, each with its draw, the first of which reads that half of the state. Raises EngineError."""
+        while steps:
+            if self.several is not None and half == 0 and steps >= self.steps:
+                self._stream.launch(self.several)
+                steps -= self.steps
+                continue
+            if self.graphs:
+                self._stream.launch(self.graphs[half])
+            else:
+                self._enqueue(half)
+            half, steps = 1 - half, steps - 1
 
     def _enqueue(self, half: int) -> None:
         self._step.enqueue(half)
@@ -105,6 +127,8 @@ class DeviceLoop:
 
     def close(self) -> None:
         """Frees the graphs. May be called again."""
-        for graph in self.graphs:
-            graph.close()
+        for graph in (*self.graphs, self.several):
+            if graph is not None:
+                graph.close()
         self.graphs.clear()
+        self.several = None

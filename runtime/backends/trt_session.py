@@ -253,13 +253,15 @@ class TrtSession:
         if tokens.shape[1] != length:
             raise ValueError(f"tokens has {tokens.shape[1]} columns; expected {length}")
         self._begin(sampling, seed, image_index, tokens, start)
-        for known in range(start + 1, length + 1):
-            self._advance(self._loop)
-            if (known - start) % every == 0 or known == length:
-                self._fetch(image_index)
-                tokens[:, start:known] = self._fetched[:, start:known]
-                yield known
-                self._enter()  # whoever goes on may be another thread
+        known = start
+        while known < length:
+            steps = min(every, length - known)
+            self._advance(self._loop, steps)
+            known += steps
+            self._fetch(image_index)
+            tokens[:, start:known] = self._fetched[:, start:known]
+            yield known
+            self._enter()  # whoever goes on may be another thread
 
     def _begin(
         self, sampling: SamplingConfig, seed: int, image_index: NDArray[np.uint64], tokens: NDArray[np.int32],
@@ -279,10 +281,10 @@ class TrtSession:
         stream.copy_in(arena.at["sampling"], np.frombuffer(bytes(settings), np.uint8))
         stream.copy_in(arena.at["image_index"], np.ascontiguousarray(image_index))
 
-    def _advance(self, loop: DeviceLoop) -> None:
-        loop.run(self._current)
-        self._current = 1 - self._current
-        self._next += 1
+    def _advance(self, loop: DeviceLoop, steps: int) -> None:
+        loop.run(self._current, steps)
+        self._current ^= steps % 2
+        self._next += steps
 
     def _fetch(self, image_index: NDArray[np.uint64]) -> None:
         """Waits, and takes the codes that are known. Raises NonFiniteError."""
@@ -312,8 +314,7 @@ class TrtSession:
         if self._loop is None:
             raise EngineError("launch_steps needs the sampler on the device; open the backend with sampler='device'")
         check_integer("count", count, 0, self._dims.num_tokens - self._next)
-        for _ in range(count):
-            self._advance(self._loop)
+        self._advance(self._loop, count)
 
     def synchronize(self) -> None:
         """Waits for all that was enqueued. Raises EngineError where any of it failed."""

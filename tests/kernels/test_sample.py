@@ -11,8 +11,8 @@ from kernels.harness import Device
 from kernels.sample_case import POISONED, SampleCase
 
 BASE = SampleCase()
-# Every number of logits up to 1024 a block sorts whole; beyond, it searches. In steps of 4 up to 16384 a cluster of blocks
-# has them, where the images are few.
+# Every number of logits up to 1024 a block sorts whole; beyond, it searches. In steps of 4 up to 16384 a cluster of
+# blocks has them, where the images are few.
 ALL = BASE.but(top_k=0)
 CASES = [
     BASE.but(cpu_steps=20),

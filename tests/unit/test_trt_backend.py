@@ -14,6 +14,7 @@ from toy_bundle import DIMS, ToyModel, make_weights
 from trt_case import Make, make_case  # noqa: F401
 
 from aim_edge.runtime import BackendMissingError, EngineError, Generator, NonFiniteError
+from aim_edge.runtime.backends import trt_loop
 from aim_edge.runtime.cuda import DeviceMemoryError
 from aim_edge.runtime.images import read_pixels
 from aim_edge.runtime.sampler import SamplingConfig
@@ -115,6 +116,33 @@ def test_steps_allocate_nothing_copy_nothing_and_wait_for_nothing(make: Make) ->
     assert session.graph_nodes() == [{"kernel": 2}, {"kernel": 2}]
     with pytest.raises(ValueError, match=r"count is 1; allowed: 0..0"):
         session.launch_steps(1)
+
+
+@pytest.mark.parametrize(
+    ("most_steps", "most_nodes", "every", "launches"),
+    # T is 12, and a graph of one step has two nodes.
+    [(4, 256, T, 3), (5, 256, T, 3), (16, 9, T, 3), (16, 3, T, T), (16, 256, T, T), (4, 256, 5, 6), (4, 256, 1, T)],
+)
+def test_several_steps_are_one_graph(
+    make: Make, monkeypatch: pytest.MonkeyPatch, most_steps: int, most_nodes: int, every: int, launches: int
+) -> None:
+    def draw(case: Any) -> tuple[np.ndarray, int]:
+        session = case.backend().session(3)
+        session.set_condition(LABELS)
+        tokens = np.full((3, T), -1, np.int32)
+        before = case.cuda.calls["cuGraphLaunch"]
+        for _ in session.decode(SamplingConfig(), 3, np.arange(3, dtype=np.uint64), tokens, 0, every):
+            pass
+        session.close()
+        return tokens, case.cuda.calls["cuGraphLaunch"] - before
+
+    wanted, single = draw(make())
+    assert single == T
+    monkeypatch.setattr(trt_loop, "MOST_STEPS", most_steps)
+    monkeypatch.setattr(trt_loop, "MOST_NODES", most_nodes)
+    found, made = draw(make())
+    np.testing.assert_array_equal(found, wanted)
+    assert made == launches
 
 
 def test_the_host_waits_where_decode_yields_only(make: Make) -> None:
