@@ -147,9 +147,12 @@ def find_problems(inspection: Inspection, wanted: Wanted, half: bool | None, ord
             f"{lost} of the network's {len(wanted.plugins)} plugins are not in the engine: {_some(gone) or 'not told'}"
         )
     untold = counts.get("fused", 0) + counts.get("unknown", 0)
-    plugins = any("float16" in (*layer.inputs, *layer.outputs) for layer in inspection.layers if layer.type == "plugin")
+    typed = [(*layer.inputs, *layer.outputs) for layer in inspection.layers if layer.type == "plugin"]
+    plugins = any("float16" in types for types in typed)
+    untold += sum(not any(name in _FLOATS for name in types) for types in typed)
     if half and not counts.get("float16") and not plugins and not untold:
-        bad.append(f"float16 was asked for, but no layer computes in it ({_counted(counts)})")
+        shown = [f"{fact.name} {'/'.join(sorted({*fact.inputs, *fact.outputs}))}" for fact in inspection.once()]
+        bad.append(f"float16 was asked for, but no layer computes in it ({_counted(counts)}): {_some(shown)}")
     if half is False and counts.get("float16"):
         named = [layer.name for layer in inspection.layers if layer.type == "float16"]
         bad.append(f"float32 was asked for, but {len(named)} layers compute in float16: {_some(named)}")

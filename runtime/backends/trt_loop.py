@@ -10,8 +10,7 @@ from ..errors import EngineError
 from .trt_api import Context
 from .trt_kernels import Kernels, SampleParams
 
-# Between two graphs the device rests, which counts where a step takes few microseconds; a graph of many nodes takes long
-# to make.
+# Between two graphs the device rests, which counts where a step is short; a graph of many nodes takes long to make.
 MOST_STEPS = 16
 MOST_NODES = 256
 

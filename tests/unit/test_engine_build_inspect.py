@@ -117,12 +117,19 @@ def floats_86() -> list[dict[str, Any]]:
 def test_problems() -> None:
     plain = Wanted({"a": "float32", "b": "float32", "c": "float16"})
     floats = read(floats_86(), plain)
-    assert find_problems(floats, plain, True) == ["float16 was asked for, but no layer computes in it (1 float32)"]
+    assert find_problems(floats, plain, True) == [
+        "float16 was asked for, but no layer computes in it (1 float32): a float32"
+    ]
     assert find_problems(floats, plain, False) == find_problems(floats, plain, None) == []
     halves = read([layer("c", "Gemm", tensors(HALF), tensors(HALF))], plain)
     assert find_problems(halves, plain, False) == ["float32 was asked for, but 1 layers compute in float16: c"]
     plugin = read([layer("p", "PluginV2", tensors(HALF), tensors(HALF)), *floats_86()], plain)
     assert find_problems(plugin, plain, True) == []  # all products may be plugins
+    alone = Wanted(plugins=[("p", "Mamba2Step")])
+    for untold in ("p", layer("p", "PluginV2", [], []), layer("p", "PluginV2", [{"Name": "x"}], tensors("Int32"))):
+        assert find_problems(read([untold], alone), alone, True) == []
+    wide = read([layer("p", "PluginV2", tensors("Int32"), tensors(FLOAT))], alone)
+    assert find_problems(wide, alone, True)[0].endswith("computes in it (1 plugin): p float32/int32")
     fused = read([layer("{ForeignNode[a...c]}", "Myelin", tensors(FLOAT), tensors(FLOAT))], plain)
     assert find_problems(fused, plain, True) == []  # what is in it is not told
 
