@@ -27,9 +27,10 @@ struct ClusterShared {
     uint64_t verdict;           // the first block's, of top-k
     uint64_t slots_there[2], verdict_there, counts_there, few_there;  // barriers
     double uniform, least_weight;
-    alignas(16) uint32_t bins[kBins];
+    alignas(16) uint32_t bins[kBins];  // counts; in the first block then how many keys of all lie above a bin
     int first_bin, few;
     uint64_t counts[kBlocks][kBlockThreads];  // of each block's bins, four a word
+    uint32_t next[kBins];                     // where the next key of a bin goes among the sorted
     uint64_t found[kFew];                     // a key in the high half, its code in the low
     alignas(16) uint32_t sort[2][kFew];
 };
@@ -41,6 +42,7 @@ struct Part {
     Scratch<kBlockWarps> scratch;
     int rank, turn = 0;
     unsigned parities = 0;  // of the slots' barriers, a bit each
+    float low = 0.0f, scale = 0.0f;  // the bins' first value, and how many a unit has
     uint32_t key[kItems];  // 0, less than any logit's, past the last code
 
     __device__ Part(ClusterShared& shared, const Image& of)
@@ -125,17 +127,17 @@ struct Part {
     }
 
     // A value's bin: no larger value has a lesser one, whatever is rounded. What overflows or is no number has the first.
-    static __device__ __forceinline__ int bin_of(uint32_t key, float least, float scale) {
-        return static_cast<int>(fminf(fmaxf((value_of_key(key) - least) * scale, 0.0f), static_cast<float>(kBins - 1)));
+    __device__ __forceinline__ int bin_of(uint32_t of) const {
+        return static_cast<int>(fminf(fmaxf((value_of_key(of) - low) * scale, 0.0f), static_cast<float>(kBins - 1)));
     }
 
     // The keys of the fewest bins from the top that hold k: a bit an item. `few`: how many they are in all blocks, `before`
     // in the blocks before this one.
     __device__ __forceinline__ unsigned choose(uint32_t most, uint32_t least, int k, int& few, int& before) {
-        const float low = value_of_key(least), scale = static_cast<float>(kBins - 1) / (value_of_key(most) - low);
+        low = value_of_key(least), scale = static_cast<float>(kBins - 1) / (value_of_key(most) - low);
 #pragma unroll
         for (int i = 0; i < kItems; ++i) {
-            if (key[i] != 0) atomicAdd(&s.bins[bin_of(key[i], low, scale)], 1u);
+            if (key[i] != 0) atomicAdd(&s.bins[bin_of(key[i])], 1u);
         }
         __syncthreads();
         // Thread 0 has the top. A block has 2048 codes, and so a count 16 bits.
@@ -152,7 +154,7 @@ struct Part {
         unsigned chosen = 0;
 #pragma unroll
         for (int i = 0; i < kItems; ++i) {
-            if (key[i] != 0 && bin_of(key[i], low, scale) >= first_bin) chosen |= 1u << i;
+            if (key[i] != 0 && bin_of(key[i]) >= first_bin) chosen |= 1u << i;
         }
         return chosen;
     }
@@ -170,6 +172,7 @@ struct Part {
 #pragma unroll
         for (int i = kOwn - 1; i >= 0; --i) {
             const int above = upto;
+            s.bins[own + i] = s.next[own + i] = static_cast<uint32_t>(above);
             upto += static_cast<int>(all >> 16 * i & 0xffff);
             if (above < k && upto >= k) s.first_bin = own + i, s.few = upto;
         }

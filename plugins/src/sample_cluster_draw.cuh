@@ -41,12 +41,43 @@ __device__ __forceinline__ const uint32_t* sort_few(uint32_t (&key)[kOwn], uint3
     return buffers[turn];
 }
 
+// The same by bins, each of which has few keys: as many lie above a key as above its bin, and in it above the key.
+__device__ __forceinline__ const uint32_t* sort_binned(const Part& part, uint32_t (&key)[kOwn], int n) {
+    ClusterShared& s = part.s;
+    const int first = static_cast<int>(threadIdx.x) * kOwn;
+    int bin[kOwn] = {}, at[kOwn] = {};
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+        if (first + i < kFew - n) s.sort[1][first + i] = 0;
+        if (key[i] == 0) continue;  // past the last one
+        bin[i] = part.bin_of(key[i]);
+        at[i] = static_cast<int>(atomicAdd(&s.next[bin[i]], 1u));
+        s.sort[0][at[i]] = key[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+        if (key[i] == 0) continue;
+        const int begin = static_cast<int>(s.bins[bin[i]]), end = static_cast<int>(s.next[bin[i]]);
+        int before = begin;
+        for (int other = begin; other < end; ++other) {
+            const uint32_t that = s.sort[0][other];
+            before += that > key[i] || (that == key[i] && other < at[i]);
+        }
+        s.sort[1][kFew - 1 - before] = key[i];
+    }
+    __syncthreads();
+    const uint4 got = *reinterpret_cast<const uint4*>(s.sort[1] + first);
+    key[0] = got.x, key[1] = got.y, key[2] = got.z, key[3] = got.w;
+    return s.sort[1];
+}
+
 __device__ __forceinline__ uint64_t sum_of(const uint64_t (&values)[kOwn]) {
     return values[0] + values[1] + values[2] + values[3];
 }
 
 // By the first block: s.found has n of the largest keys, k of them or more. top-k exactly, top-p and the draw.
-__device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int n, int k, int position) {
+__device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int n, int k, bool binned, int position) {
     ClusterShared& s = part.s;
     const Image& image = part.image;
     const int first = static_cast<int>(threadIdx.x) * kOwn;
@@ -54,7 +85,7 @@ __device__ __forceinline__ void draw_few(Part& part, const SampleParams& p, int 
     barrier_wait(&s.few_there, 0);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) sorted[i] = key[i] = first + i < n ? static_cast<uint32_t>(s.found[first + i] >> 32) : 0;
-    const uint32_t kth = sort_few(sorted, s.sort)[kFew - k];
+    const uint32_t kth = (binned ? sort_binned(part, sorted, n) : sort_few(sorted, s.sort))[kFew - k];
     const double top_p = p.sampling->top_p;
     double least_weight = 0.0;
     uint64_t total, weight[kOwn];
@@ -174,7 +205,8 @@ __global__ __launch_bounds__(kBlockThreads) void sample_cluster_kernel(SampleArg
     unsigned chosen = 0;
     uint32_t lo = kMinusInfinity;
     if (k <= kFew) chosen = part.choose(most, least, k, n, before);
-    if (k < p.vocab_size && n > kFew) {
+    const bool binned = n <= kFew;
+    if (k < p.vocab_size && !binned) {
         n = p.vocab_size;
         part.search(most, least, k, lo, n);
         chosen = part.mask_from(lo);
@@ -188,7 +220,7 @@ __global__ __launch_bounds__(kBlockThreads) void sample_cluster_kernel(SampleArg
         return;
     }
     part.gather(chosen, before);
-    if (part.rank == 0) draw_few(part, p, n, k, position);
+    if (part.rank == 0) draw_few(part, p, n, k, binned, position);
 }
 
 }  // namespace
