@@ -14,10 +14,10 @@ constexpr int64_t kMostRows = 1 << 20, kMostFeatures = 1 << 24;
 constexpr int kSplits[] = {1, 2, 4};
 constexpr struct {
     int rows, features;
-} kTiles[] = {{64, 32}, {64, 64}, {64, 112}, {128, 64}, {128, 112}, {128, 256}};
+} kTiles[] = {{64, 32}, {64, 64}, {64, 112}, {128, 64}, {128, 112}, {128, 144}, {128, 208}, {128, 256}};
 // Of shared memory: what each of two blocks of a multiprocessor can have.
 constexpr int64_t kHalfBytes = (228 / 2 - 1) * 1024;
-constexpr int64_t kGoodStages = 4;
+constexpr int64_t kGoodStages = 4, kLeastStages = 2;
 
 // What a plan's blocks are and have.
 struct Layout {
@@ -40,22 +40,29 @@ int64_t least_rows(const LinearParams& p) noexcept {
     return weights >= int64_t{8} << 20 ? 9 : weights >= int64_t{4} << 20 ? 17 : 33;
 }
 
-// What a plan is expected to take beyond what all take, in ns, fitted to 1800 times of an H100: what a multiprocessor
-// reads, at its rate or at what its ring holds a round trip; sums that are sent; turns; blocks that are alone, so that none
-// of the next kernel's starts beside them; what is written; what the L2 gives in all.
+// Blocks of a cluster are neighbours, so some multiprocessors are left over.
+int64_t usable(int sm_count, int splits) noexcept { return std::max(sm_count - 4 * (splits - 1), 1); }
+
+// What a plan is expected to take beyond what all take, in ns, fitted to 1000 times of an H100: a multiprocessor's chunks, each
+// by its products or by its bytes, at what it reads or what its ring holds a round trip; sums that are sent; turns; blocks
+// that are alone, so that none of the next kernel's starts beside them; what the L2 gives in all.
 double expected(const Layout& layout, const LinearManyPlan& plan, int sm_count) noexcept {
-    const int64_t together = layout.bytes(plan.stages) <= kHalfBytes ? 2 : 1;
-    const int64_t blocks = ceil_div(layout.blocks, sm_count), turns = ceil_div(layout.blocks, sm_count * together);
-    const double reads = static_cast<double>(layout.share * layout.stage_bytes), tile = plan.rows * plan.features;
+    const int64_t together = layout.bytes(plan.stages) <= kHalfBytes ? 2 : 1, sms = usable(sm_count, plan.splits);
+    const int64_t blocks = ceil_div(layout.blocks, sms), turns = ceil_div(layout.blocks, sms * together);
+    const double chunks = static_cast<double>(blocks * layout.share), tile = plan.rows * plan.features;
     const double flight = static_cast<double>(std::min(blocks, together) * plan.stages * layout.stage_bytes);
-    double time = static_cast<double>(blocks) * (reads / std::min(73.0, flight / 2200.0) + tile / 27.0);
-    if (plan.splits > 1) time += 850.0 + static_cast<double>(blocks * (plan.splits - 1)) * tile * 4.0 / plan.splits / 10.0;
-    time += 600.0 * static_cast<double>(turns - 1) + (together == 1 ? 3300.0 : 0.0);
-    return time + static_cast<double>(layout.blocks) * reads / 20000.0;
+    const double read = static_cast<double>(layout.stage_bytes) / std::min(92.0, flight / 2050.0);
+    double time = chunks * (26.0 + std::max(read, tile / 33.0)) + static_cast<double>(blocks) * tile / 140.0;
+    if (plan.splits > 1) time += 600.0 + static_cast<double>(blocks * (plan.splits - 1)) * tile * 4.0 / plan.splits / 14.0;
+    time += 530.0 * static_cast<double>(turns - 1) + (together == 1 ? 2000.0 : 0.0);
+    return time + static_cast<double>(layout.blocks * layout.share * layout.stage_bytes) / 11700.0;
 }
 
 template <typename T, int ROWS, int N>
 Status launch_tile(const LinearParams& p, const LinearManyPlan& plan, cudaStream_t stream) noexcept {
+    if (plan.splits > 1 && N >= kUnsplitFeatures) {
+        return fail(Status::kUnsupportedShape, "%s: tiles of %d features have no splits", kOp, N);
+    }
     const Layout layout(p, plan);
     LinearManyArgs args;
     AIM_CHECK(make_tile_map(kOp, &args.x, p.x, p.rows, p.in_features, ROWS));
@@ -65,8 +72,10 @@ Status launch_tile(const LinearParams& p, const LinearManyPlan& plan, cudaStream
     args.share = static_cast<int>(layout.share);
     args.splits = plan.splits;
     args.row_tiles = static_cast<int>(ceil_div(p.rows, ROWS));
+    args.tiles = static_cast<int>(layout.blocks / plan.splits);
     args.stages = plan.stages;
-    return launch_dependent(kOp, linear_many<T, ROWS, N>, layout.blocks, LinearMany<ROWS, N>::kThreads, stream, args,
+    const int64_t blocks = plan.blocks > 0 ? plan.blocks : layout.blocks;
+    return launch_dependent(kOp, linear_many<T, ROWS, N>, blocks, LinearMany<ROWS, N>::kThreads, stream, args,
                             static_cast<size_t>(layout.bytes(plan.stages)), plan.splits);
 }
 
@@ -79,6 +88,8 @@ Status launch_typed(const LinearParams& p, const LinearManyPlan& plan, cudaStrea
     AIM_TILE(64, 112);
     AIM_TILE(128, 64);
     AIM_TILE(128, 112);
+    AIM_TILE(128, 144);
+    AIM_TILE(128, 208);
     AIM_TILE(128, 256);
 #undef AIM_TILE
     return fail(Status::kUnsupportedShape, "%s: there is no tile of %d rows and %d features", kOp, plan.rows,
@@ -97,17 +108,22 @@ LinearManyPlan plan_linear_many(const LinearParams& p, const DeviceInfo& device)
     for (const auto& tile : kTiles) {
         if (tile.rows > 64 && p.rows <= 64) continue;
         for (const int splits : kSplits) {
+            if (splits > 1 && tile.features >= kUnsplitFeatures) continue;
             plan.rows = tile.rows, plan.features = tile.features, plan.splits = splits;
             const Layout layout(p, plan);
-            const int64_t most = device.shared_bytes, enough = std::min(layout.share, kGoodStages);
-            int64_t stages = layout.stages_within(std::min(kHalfBytes, most));
-            if (stages < enough) stages = layout.stages_within(most);
-            if (stages < std::min<int64_t>(layout.share, 2)) continue;
-            plan.stages = static_cast<int>(stages);
-            const double time = expected(layout, plan, device.sm_count);
-            if (best.rows != 0 && time >= least) continue;
-            best = plan;
-            least = time;
+            // A ring that leaves room for another block, or all there is.
+            for (const int64_t room : {std::min<int64_t>(kHalfBytes, device.shared_bytes), int64_t{device.shared_bytes}}) {
+                const int64_t stages = layout.stages_within(room);
+                const bool all = room == device.shared_bytes;
+                if (stages < std::min(layout.share, all ? kLeastStages : kGoodStages)) continue;
+                plan.stages = static_cast<int>(stages);
+                const int64_t together = layout.bytes(stages) <= kHalfBytes ? 2 : 1;
+                plan.blocks = splits > 1 ? 0 : static_cast<int>(std::min(layout.blocks, device.sm_count * together));
+                const double time = expected(layout, plan, device.sm_count);
+                if (best.rows != 0 && time >= least) continue;
+                best = plan;
+                least = time;
+            }
         }
     }
     return best;

@@ -13,6 +13,7 @@ struct LinearManyPlan {
     int features = 0;  // likewise
     int splits = 1;    // blocks, a cluster, that share in_features out
     int stages = 0;    // of the ring, each 64 of in_features
+    int blocks = 0;    // that stay for several tiles each; 0: one for every tile, as always with splits
 };
 
 LinearManyPlan plan_linear_many(const LinearParams& params, const DeviceInfo& device) noexcept;

@@ -65,6 +65,17 @@ __device__ __forceinline__ void ldmatrix(unsigned (&out)[4], const void* row) {
 #endif
 }
 
+// Four 8x8 matrices of 16-bit elements to shared memory (sm_90 and later): a lane's i-th pair is of matrix i, row lane / 4,
+// columns 2 (lane % 4) and the next; lane 8 i + r says where row r of matrix i begins.
+__device__ __forceinline__ void store_matrices(void* row, const unsigned (&v)[4]) {
+#if __CUDA_ARCH__ >= 900
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v[0]),
+                 "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+#endif
+}
+
 // The same, each matrix transposed on the way.
 __device__ __forceinline__ void ldmatrix_trans(unsigned (&out)[4], const void* row) {
 #if __CUDA_ARCH__ >= 800

@@ -72,7 +72,9 @@ __device__ __forceinline__ void wgmma_wait() {
 #define AIM_N48 AIM_N32 ", " AIM_P4 ", " AIM_P5
 #define AIM_N56 AIM_N48 ", " AIM_P6
 #define AIM_N64 AIM_N56 ", " AIM_P7
+#define AIM_N72 AIM_N64 ", " AIM_P8
 #define AIM_N96 AIM_N64 ", " AIM_P8 ", " AIM_P9 ", " AIM_P10 ", " AIM_P11
+#define AIM_N104 AIM_N96 ", " AIM_P12
 #define AIM_N128 AIM_N96 ", " AIM_P12 ", " AIM_P13 ", " AIM_P14 ", " AIM_P15
 #define AIM_WGMMA_ANY(type)                                                                                        \
     if constexpr (SIZE == 4) AIM_WGMMA(type, "8", AIM_N4, "4", "5", "6", AIM_D4(0));                               \
@@ -81,14 +83,18 @@ __device__ __forceinline__ void wgmma_wait() {
     if constexpr (SIZE == 56)                                                                                      \
     AIM_WGMMA(type, "112", AIM_N56, "56", "57", "58", AIM_D32(0), AIM_D16(32), AIM_D4(48), AIM_D4(52));            \
     if constexpr (SIZE == 64) AIM_WGMMA(type, "128", AIM_N64, "64", "65", "66", AIM_D64(0));                       \
+    if constexpr (SIZE == 72) AIM_WGMMA(type, "144", AIM_N72, "72", "73", "74", AIM_D64(0), AIM_D4(64), AIM_D4(68)); \
+    if constexpr (SIZE == 104)                                                                                     \
+    AIM_WGMMA(type, "208", AIM_N104, "104", "105", "106", AIM_D64(0), AIM_D32(64), AIM_D4(96), AIM_D4(100));       \
     if constexpr (SIZE == 128) AIM_WGMMA(type, "256", AIM_N128, "128", "129", "130", AIM_D64(0), AIM_D64(64))
 
 // d (64, N) = a (64, 16) b (N, 16)^T, added to d if `adds`. With g = lane / 4, q = lane % 4 and w the warp of the four,
 // d[4j..] are (16w + g, 8j + 2q), its right neighbour, (16w + g + 8, 8j + 2q) and its right neighbour.
 template <typename T, int SIZE>
 __device__ __forceinline__ void wgmma(float (&d)[SIZE], uint64_t a, uint64_t b, bool adds) {
-    static_assert(SIZE == 4 || SIZE == 16 || SIZE == 32 || SIZE == 56 || SIZE == 64 || SIZE == 128,
-                  "8, 32, 64, 112, 128 or 256 columns");
+    static_assert(SIZE == 4 || SIZE == 16 || SIZE == 32 || SIZE == 56 || SIZE == 64 || SIZE == 72 || SIZE == 104 ||
+                      SIZE == 128,
+                  "8, 32, 64, 112, 128, 144, 208 or 256 columns");
     if constexpr (__is_same(T, __nv_bfloat16)) {
         AIM_WGMMA_ANY("bf16");
     } else {
@@ -98,7 +104,9 @@ __device__ __forceinline__ void wgmma(float (&d)[SIZE], uint64_t a, uint64_t b, 
 
 #undef AIM_WGMMA_ANY
 #undef AIM_N128
+#undef AIM_N104
 #undef AIM_N96
+#undef AIM_N72
 #undef AIM_N64
 #undef AIM_N56
 #undef AIM_N48

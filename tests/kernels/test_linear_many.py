@@ -11,7 +11,7 @@ from kernels.abi import BFLOAT16, FLOAT16, FLOAT32, Library
 from kernels.harness import Device, HostMemory, decode, relative_error, rounded
 from kernels.tolerances import BOUND, NAMES, SUMS_BOUND
 
-TILES = [(64, 32), (64, 64), (64, 112), (128, 64), (128, 112), (128, 256)]
+TILES = [(64, 32), (64, 64), (64, 112), (128, 64), (128, 112), (128, 144), (128, 208), (128, 256)]
 LAUNCH = "_ZN11aim_kernels6detail18launch_linear_manyERKNS_12LinearParamsERKNS0_14LinearManyPlanEP11CUstream_st"
 SHARED_BYTES = 99 * 1024  # that the emulator has
 
@@ -30,20 +30,20 @@ class Params(ctypes.Structure):
 class Plan(ctypes.Structure):
     """LinearManyPlan of linear_many.h."""
 
-    _fields_ = [(name, c_int) for name in ("rows", "features", "splits", "stages")]
+    _fields_ = [(name, c_int) for name in ("rows", "features", "splits", "stages", "blocks")]
 
 
 def cases() -> list[tuple[int, bool, Plan, int]]:
     """(dtype, float32_y, plan, in_features): rings that go round where they fit, ragged shares, a block without any."""
     made = []
     for index, (rows, features) in enumerate(TILES):
-        for splits in (1, 2, 3, 4):
+        for splits in (1, 2, 3, 4) if features < 208 else (1,):
             cores = -(-features // 8 // splits)
-            other = 2048 + (splits - 1) * rows // 16 * cores * 512
+            other = 2048 + rows // 16 * 2304 + (splits - 1) * rows // 16 * cores * 512
             room = (SHARED_BYTES - other) // ((rows + features) * 128)
             if room >= 1:
                 dtype = (FLOAT16, BFLOAT16)[(index + splits) % 2]
-                plan = Plan(rows, features, splits, min(room, 3))
+                plan = Plan(rows, features, splits, min(room, 3), 2 if splits == 1 else 0)
                 made += [(dtype, float32_y, plan, 456 if room >= 2 else 64 * splits) for float32_y in (False, True)]
     return made
 

@@ -38,6 +38,25 @@ inline void ldmatrix_trans(unsigned (&out)[4], const void* row) {
     emulator::warp_collective(&load, ldmatrix_together<true>);
 }
 
+struct EmulatedStore {
+    unsigned char* row;
+    const unsigned* v;
+};
+
+inline void store_matrices_together(void* const* arguments) {
+    for (int lane = 0; lane < 32; ++lane) {
+        for (int matrix = 0; matrix < 4; ++matrix) {
+            unsigned char* row = static_cast<EmulatedStore*>(arguments[matrix * 8 + lane / 4])->row;
+            std::memcpy(row + lane % 4 * 4, &static_cast<EmulatedStore*>(arguments[lane])->v[matrix], 4);
+        }
+    }
+}
+
+inline void store_matrices(void* row, const unsigned (&v)[4]) {
+    EmulatedStore store = {static_cast<unsigned char*>(row), v};
+    emulator::warp_collective(&store, store_matrices_together);
+}
+
 struct EmulatedProduct {
     float* c;
     const unsigned* a;
