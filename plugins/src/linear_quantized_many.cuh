@@ -1,0 +1,267 @@
+// linear_quantized of many rows on sm_90a, as linear_many.cuh, with the weights as the products' first matrix: y^T = W x^T.
+// A warpgroup makes 64 features of ROWS rows. It takes codes from the ring into registers, where they become 16-bit numbers,
+// while the products of those before run; x goes from the ring straight into the products. There is no warp that only
+// brings: registers are given to four warps at a time, and a ninth would cost those of a second block on a multiprocessor.
+//
+// A few blocks, a cluster, may share in_features out (`splits`): each sends of its sums what another one writes, to where
+// that one's ring was, and adds what it is sent to its own in a fixed order.
+#pragma once
+
+#include "linear_quantized_many.h"
+#include "tile_copy.cuh"
+
+#if defined(AIM_KERNELS_EMULATED) || CUDART_VERSION >= 12000
+
+#include "cluster.cuh"
+#include "dependent.cuh"
+#include "device_math.cuh"
+#include "linear_quantized.cuh"
+#include "mma.cuh"
+#include "wgmma.cuh"
+
+namespace aim_kernels {
+namespace detail {
+
+struct LinearQuantizedManyArgs {
+    TileMap x, weight;
+    LinearQuantizedParams p;
+    int chunks;  // of in_features, in all
+    int share;   // of them, a block's; with 4 bits whole groups
+    int split_bits;  // splits are 1 << split_bits
+    int row_tiles, stages;
+};
+
+// A core is eight rows of a warp's 16 features.
+template <int BITS, int ROWS, int FEATURES>
+struct LinearQuantizedMany {
+    static constexpr int kWarps = FEATURES / 16, kThreads = kWarps * 32, kCores = ROWS / 8;
+    // Sums of a thread; with 4 bits also those of a group. Few enough for two blocks of a multiprocessor, where it has room.
+    static constexpr int kSums = ROWS / 2, kBlocks = 8 / BITS * kSums <= 64 && kWarps <= 8 ? 2 : 1;
+};
+
+constexpr __host__ __device__ int quantized_many_stage(int bits, int rows, int features) {
+    return rows * kTileColumns * 2 + features * kTileColumns * bits / 8;
+}
+// Bytes that a block of a cluster is sent, for the cores that it writes.
+constexpr __host__ __device__ int quantized_bytes_sent(int rows, int features, int splits) {
+    return (splits - 1) * (features / 16) * (rows / 8 / splits) * 32 * static_cast<int>(sizeof(float4));
+}
+constexpr int kQuantizedTileAlign = 1024, kMostQuantizedStages = 16;
+// Of shared memory beside the stages: to align them, and barriers.
+constexpr int kQuantizedOther = kQuantizedTileAlign + (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
+// Of the ring, whose place is also what is sent's.
+constexpr __host__ __device__ int quantized_ring(int bits, int rows, int features, int splits, int stages) {
+    const int ring = stages * quantized_many_stage(bits, rows, features);
+    const int sent = (quantized_bytes_sent(rows, features, splits) + 1023) / 1024 * 1024;
+    return ring > sent ? ring : sent;
+}
+
+// A lane's codes of two times 16 of in_features, as they are in the ring: for each, words that hold what wgmma's first
+// matrix has of it in features g and g + 8, first 2q and its neighbour, then 2q + 8.
+template <int BITS>
+__device__ __forceinline__ void load_codes(unsigned (&words)[8], const unsigned char* codes, int warp, int lane, int half) {
+    constexpr int kRowBytes = kTileColumns * BITS / 8, kPieces = kRowBytes / 16;
+    const int g = lane / 4, q = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int byte = (half * 2 + i) * 2 * BITS;  // of the 16's first
+        const int piece = byte / 16 ^ g * kRowBytes / 128 % kPieces;
+        const unsigned char* from = codes + (warp * 16 + g) * kRowBytes + piece * 16 + byte % 16;
+        if (BITS == 8) from += q / 2 * 4;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            words[i * 4 + j] = *reinterpret_cast<const unsigned*>(from + j % 2 * 8 * kRowBytes + j / 2 * BITS);
+        }
+    }
+}
+
+// A warp's sums, cores `first` to `last`, to y: `row` and `feature` are its first ones.
+template <typename T, int CORES>
+__device__ __forceinline__ void write_sums(const LinearQuantizedParams& p, int row, int feature, const float (&sum)[CORES * 4],
+                                           int first, int last) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, q = lane % 4;
+    if (p.float32_y) {
+        // A store is four rows of eight features, 32 bytes each.
+        float* y = static_cast<float*>(p.y) + (row + q * 2) * p.out_features + feature + g;
+        const bool low = feature + g < p.out_features, high = feature + g + 8 < p.out_features;
+#pragma unroll
+        for (int core = 0; core < CORES; ++core) {
+            if (core < first || core >= last) continue;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                if (row + core * 8 + q * 2 + i >= p.rows) continue;
+                float* of = y + (core * 8 + i) * p.out_features;
+                if (low) of[0] = sum[core * 4 + i];
+                if (high) of[8] = sum[core * 4 + i + 2];
+            }
+        }
+        return;
+    }
+    // Two cores are four 8x8 matrices, transposed so that a quad has eight features of a row. It exchanges them, so that its
+    // lane q has matrix q's, which is 16 bytes at once.
+#pragma unroll
+    for (int core = 0; core < CORES; core += 2) {
+        if (core + 2 <= first || core >= last) continue;
+        unsigned v[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[i] = transpose8x8(pack2<T>(sum[core * 4 + i * 2], sum[core * 4 + i * 2 + 1]));
+        // v[q] of lane i to be v[i] of lane q: first between neighbours, then between pairs of them.
+#pragma unroll
+        for (int step = 1; step < 4; step *= 2) {
+            const bool upper = (q & step) != 0;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                if ((i & step) != 0) continue;
+                unsigned &low = v[i], &high = v[i + step];
+                const unsigned other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
+                if (upper) {
+                    low = other;
+                } else {
+                    high = other;
+                }
+            }
+        }
+        const int mine = core + q / 2, at = row + mine * 8 + g, of = feature + q % 2 * 8;
+        if (mine < first || mine >= last || at >= p.rows || of >= p.out_features) continue;  // which is in steps of 8
+        T* y = static_cast<T*>(p.y) + at * p.out_features + of;
+        *reinterpret_cast<uint4*>(y) = make_uint4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+template <typename T, int BITS, int ROWS, int FEATURES>
+__global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kThreads,
+                                  LinearQuantizedMany<BITS, ROWS, FEATURES>::kBlocks)
+    linear_quantized_many(const __grid_constant__ LinearQuantizedManyArgs a) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(AIM_KERNELS_EMULATED)
+    using Shape = LinearQuantizedMany<BITS, ROWS, FEATURES>;
+    constexpr int kStageBytes = quantized_many_stage(BITS, ROWS, FEATURES), kXBytes = ROWS * kTileColumns * 2;
+    constexpr int kGroupChunks = 2;  // 128 of in_features share a scale, with 4 bits
+    const int splits = 1 << a.split_bits;
+    AIM_DYNAMIC_SMEM(memory);
+    constexpr int kAlign = kQuantizedTileAlign;
+    unsigned char* ring = memory + (kAlign - reinterpret_cast<uintptr_t>(memory) % kAlign) % kAlign;
+    float* sent = reinterpret_cast<float*>(ring);
+    uint64_t* full = reinterpret_cast<uint64_t*>(ring + quantized_ring(BITS, ROWS, FEATURES, splits, a.stages));
+    uint64_t *free = full + a.stages, *received = free + a.stages;
+    const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
+    const int rank = static_cast<int>(blockIdx.x) % splits, tile = static_cast<int>(blockIdx.x) >> a.split_bits;
+    const int row0 = tile % a.row_tiles * ROWS, feature0 = tile / a.row_tiles * FEATURES;
+    const int first_chunk = rank * a.share, count = max(min(a.share, a.chunks - first_chunk), 0);
+    // The cores that this block writes.
+    const int cores = Shape::kCores >> a.split_bits, first = rank * cores, last = first + cores;
+    const auto bring_weights = [&](int chunk, int slot) {
+        barrier_expect(full + slot, kStageBytes);
+        copy_tile(ring + slot * kStageBytes + kXBytes, a.weight, (first_chunk + chunk) * kTileColumns * BITS / 16, feature0,
+                  full + slot);
+    };
+    const auto bring_x = [&](int chunk, int slot) {
+        copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + chunk) * kTileColumns, row0, full + slot);
+    };
+    const int held = min(a.stages, count);
+    if (tid == 0) {
+        for (int i = 0; i < a.stages; ++i) {
+            barrier_init(full + i, 1);
+            barrier_init(free + i, Shape::kWarps);
+        }
+        barrier_init(received, 1);
+        fence_barriers();
+        barrier_expect(received, static_cast<unsigned>(quantized_bytes_sent(ROWS, FEATURES, splits)));
+        for (int i = 0; i < held; ++i) bring_weights(i, i);  // the header says who may have written them
+    }
+    // Features past the last repeat it: what they give is not written.
+    const int feature = feature0 + warp * 16 + lane / 4, groups = BITS == 4 ? (a.chunks + 1) / kGroupChunks : 1;
+    const float* scale_low = a.p.scale + min(static_cast<int64_t>(feature), a.p.out_features - 1) * groups;
+    const float* scale_high = a.p.scale + min(static_cast<int64_t>(feature) + 8, a.p.out_features - 1) * groups;
+    float low = BITS == 8 ? *scale_low : 0.0f, high = BITS == 8 ? *scale_high : 0.0f;
+    wait_for_previous();
+    let_next_start();
+    for (int i = 0; tid == 0 && i < held; ++i) bring_x(i, i);
+    __syncthreads();
+
+    const PairOfWord<T, BITS> pair_of(BITS == 8 ? lane % 2 : lane % 4);
+    constexpr int kGroupSums = BITS == 4 ? Shape::kSums : 1;
+    float sum[Shape::kSums] = {}, group[kGroupSums];
+    unsigned codes[2][2][4];
+    int slot = 0, before = 0;
+    unsigned turn = 0, turn_before = 0;
+    for (int i = 0; i < count; ++i) {
+        const unsigned char* from = ring + slot * kStageBytes;
+        if (BITS == 4 && i % kGroupChunks == 0) {
+            low = scale_low[(first_chunk + i) / kGroupChunks], high = scale_high[(first_chunk + i) / kGroupChunks];
+        }
+        barrier_wait(full + slot, turn);
+        const auto rows = swizzled_matrix(from);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            // Of three halves in a row the first's products are done by now, so that its codes may go.
+            unsigned words[8];
+            load_codes<BITS>(words, from + kXBytes, warp, lane, half);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) codes[half][j / 4][j % 4] = pair_of(words[j]);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+                if constexpr (BITS == 8) {
+                    wgmma<T>(sum, codes[half][k], rows + (half * 2 + k) * 2, true);
+                } else {
+                    wgmma<T>(group, codes[half][k], rows + (half * 2 + k) * 2, i % kGroupChunks + half + k > 0);
+                }
+            }
+            wgmma_commit();
+            // The warps take turns at filling the slot before anew, while products run.
+            const int next = i - 1 + a.stages;
+            if (half == 1 && i > 0 && next < count && i % Shape::kWarps == warp && lane == 0) {
+                barrier_wait(free + before, turn_before);
+                bring_weights(next, before);
+                bring_x(next, before);
+            }
+            wgmma_wait<1>();
+            if (half == 0 && i > 0 && lane == 0) barrier_arrive(free + before);
+        }
+        before = slot, turn_before = turn;
+        if (++slot == a.stages) slot = 0, turn ^= 1;
+        if constexpr (BITS == 4) {
+            if (i % kGroupChunks + 1 < kGroupChunks && i + 1 < count) continue;
+            wgmma_wait<0>();
+#pragma unroll
+            for (int j = 0; j < Shape::kSums; ++j) sum[j] = fmaf(group[j], j % 4 < 2 ? low : high, sum[j]);
+        }
+    }
+    wgmma_wait<0>();
+
+    if (splits > 1) {
+        // All of the cluster are done with their rings and have set up their barriers.
+        cluster_arrive();
+        cluster_wait();
+#pragma unroll
+        for (int j = 0; j < Shape::kCores; ++j) {
+            const int owner = (j << a.split_bits) / Shape::kCores;
+            if (owner == rank) continue;
+            const int from = rank - (rank > owner ? 1 : 0), at = (from * Shape::kWarps + warp) * cores + j - owner * cores;
+            const float values[4] = {sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
+            send(sent + (at * 32 + lane) * 4, owner, values, received);
+        }
+        barrier_wait(received, 0);
+#pragma unroll 1
+        for (int other = 0; other < splits - 1; ++other) {
+            const float* from = sent + (((other * Shape::kWarps + warp) * cores - first) * 32 + lane) * 4;
+#pragma unroll
+            for (int j = 0; j < Shape::kCores; ++j) {
+                if (j < first || j >= last) continue;
+                const float4 part = *reinterpret_cast<const float4*>(from + j * 128);
+                sum[4 * j] += part.x, sum[4 * j + 1] += part.y, sum[4 * j + 2] += part.z, sum[4 * j + 3] += part.w;
+            }
+        }
+    }
+    if constexpr (BITS == 8) {
+#pragma unroll
+        for (int j = 0; j < Shape::kSums; ++j) sum[j] *= j % 4 < 2 ? low : high;
+    }
+    write_sums<T, Shape::kCores>(a.p, row0, feature0 + warp * 16, sum, first, last);
+#endif
+}
+
+}  // namespace detail
+}  // namespace aim_kernels
+
+#endif  // CUDART_VERSION
