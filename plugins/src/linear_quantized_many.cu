@@ -14,32 +14,25 @@ constexpr int64_t kMostRows = 1 << 20, kMostFeatures = 1 << 24;
 constexpr int kMostSplitBits = 2;
 constexpr struct {
     int rows, features;
-} kTiles[] = {{32, 64}, {64, 64}, {128, 64}, {64, 128}, {128, 128}, {256, 128}, {128, 256}};
+} kTiles[] = {{32, 64}, {64, 64}, {128, 64}, {64, 128}, {128, 128}, {256, 128}};
 // Of shared memory: what each of two blocks of a multiprocessor can have.
 constexpr int64_t kHalfBytes = (228 / 2 - 1) * 1024;
 constexpr int64_t kGoodStages = 4;
 
 // What a plan's blocks are and have.
 struct Layout {
-    int bits;
-    LinearQuantizedManyPlan plan;
-    int64_t share, blocks, stage_bytes;
-    Layout(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& of) noexcept
-        : bits(p.bits),
-          plan(of),
-          share(ceil_div(ceil_div(p.in_features, kTileColumns), of.splits)),
-          blocks(ceil_div(p.rows, of.rows) * ceil_div(p.out_features, of.features) * of.splits),
-          stage_bytes(quantized_many_stage(p.bits, of.rows, of.features)) {
-        if (bits == 4) share = (share + 1) / 2 * 2;  // whole groups of scales
+    int64_t share, blocks, stage_bytes, other_bytes;
+    Layout(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan) noexcept
+        : share(ceil_div(ceil_div(p.in_features, kTileColumns), plan.splits)),
+          blocks(ceil_div(p.rows, plan.rows) * ceil_div(p.out_features, plan.features) * plan.splits),
+          stage_bytes(quantized_many_stage(p.bits, plan.rows, plan.features)),
+          other_bytes(quantized_many_other(plan.rows, plan.features, plan.splits)) {
+        if (p.bits == 4) share = (share + 1) / 2 * 2;  // whole groups of scales
     }
     int64_t stages_within(int64_t bytes) const noexcept {
-        if (this->bytes(1) > bytes) return 0;
-        return std::min({share, (bytes - kQuantizedOther) / stage_bytes, static_cast<int64_t>(kMostQuantizedStages)});
+        return std::min({share, (bytes - other_bytes) / stage_bytes, static_cast<int64_t>(kMostQuantizedStages)});
     }
-    int64_t bytes(int64_t stages) const noexcept {
-        return kQuantizedOther +
-               quantized_ring(bits, plan.rows, plan.features, plan.splits, static_cast<int>(stages));
-    }
+    int64_t bytes(int64_t stages) const noexcept { return other_bytes + stages * stage_bytes; }
 };
 
 // Fewer rows than this are as fast or faster without.
@@ -48,8 +41,7 @@ int64_t least_rows(const LinearQuantizedParams& p) noexcept {
 }
 
 // What a plan is expected to take beyond what all take, in ns.
-double expected(const Layout& layout, int sm_count) noexcept {
-    const LinearQuantizedManyPlan& plan = layout.plan;
+double expected(const Layout& layout, const LinearQuantizedManyPlan& plan, int sm_count) noexcept {
     const int64_t together = layout.bytes(plan.stages) <= kHalfBytes ? 2 : 1;
     const int64_t blocks = ceil_div(layout.blocks, sm_count), turns = ceil_div(layout.blocks, sm_count * together);
     const double reads = static_cast<double>(layout.share * layout.stage_bytes), tile = plan.rows * plan.features;
@@ -89,7 +81,6 @@ Status launch_typed(const LinearQuantizedParams& p, const LinearQuantizedManyPla
     AIM_TILE(128, 128);
     if constexpr (BITS == 8) {  // with 4 there are twice as many sums
         AIM_TILE(256, 128);
-        AIM_TILE(128, 256);
     }
 #undef AIM_TILE
     return fail(Status::kUnsupportedShape, "%s: there is no tile of %d rows and %d features", kOp, plan.rows,
@@ -116,7 +107,7 @@ LinearQuantizedManyPlan plan_linear_quantized_many(const LinearQuantizedParams& 
             if (stages < enough) stages = layout.stages_within(most);
             if (stages < std::min<int64_t>(layout.share, 2)) continue;
             plan.stages = static_cast<int>(stages);
-            const double time = expected(Layout(p, plan), device.sm_count);
+            const double time = expected(layout, plan, device.sm_count);
             if (best.rows != 0 && time >= least) continue;
             best = plan;
             least = time;

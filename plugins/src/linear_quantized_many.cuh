@@ -1,10 +1,9 @@
 // linear_quantized of many rows on sm_90a, as linear_many.cuh, with the weights as the products' first matrix: y^T = W x^T.
 // A warpgroup makes 64 features of ROWS rows. It takes codes from the ring into registers, where they become 16-bit numbers,
-// while the products of those before run; x goes from the ring straight into the products. There is no warp that only
-// brings: registers are given to four warps at a time, and a ninth would cost those of a second block on a multiprocessor.
+// while the products of those before run; x goes from the ring straight into the products. One warp fills the ring.
 //
-// A few blocks, a cluster, may share in_features out (`splits`): each sends of its sums what another one writes, to where
-// that one's ring was, and adds what it is sent to its own in a fixed order.
+// A few blocks, a cluster, may share in_features out (`splits`): each sends of its sums what another one writes, and adds
+// what it is sent to its own in a fixed order.
 #pragma once
 
 #include "linear_quantized_many.h"
@@ -34,9 +33,11 @@ struct LinearQuantizedManyArgs {
 // A core is eight rows of a warp's 16 features.
 template <int BITS, int ROWS, int FEATURES>
 struct LinearQuantizedMany {
-    static constexpr int kWarps = FEATURES / 16, kThreads = kWarps * 32, kCores = ROWS / 8;
-    // Sums of a thread; with 4 bits also those of a group. Few enough for two blocks of a multiprocessor, where it has room.
-    static constexpr int kSums = ROWS / 2, kBlocks = 8 / BITS * kSums <= 64 && kWarps <= 8 ? 2 : 1;
+    static constexpr int kWarps = FEATURES / 16, kThreads = kWarps * 32 + 32, kCores = ROWS / 8;
+    // Sums of a thread, with 4 bits also those of a group, leave registers for a second block, or they don't.
+    static constexpr int kSums = ROWS / 2, kBlocks = 8 / BITS * kSums * FEATURES <= 64 * 64 ? 2 : 1;
+    // Of a chunk, 64 of in_features, a part's codes are in registers at a time: times 16 of them.
+    static constexpr int kPart = ROWS < 256 ? 2 : 1;
 };
 
 constexpr __host__ __device__ int quantized_many_stage(int bits, int rows, int features) {
@@ -47,24 +48,22 @@ constexpr __host__ __device__ int quantized_bytes_sent(int rows, int features, i
     return (splits - 1) * (features / 16) * (rows / 8 / splits) * 32 * static_cast<int>(sizeof(float4));
 }
 constexpr int kQuantizedTileAlign = 1024, kMostQuantizedStages = 16;
-// Of shared memory beside the stages: to align them, and barriers.
-constexpr int kQuantizedOther = kQuantizedTileAlign + (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
-// Of the ring, whose place is also what is sent's.
-constexpr __host__ __device__ int quantized_ring(int bits, int rows, int features, int splits, int stages) {
-    const int ring = stages * quantized_many_stage(bits, rows, features);
-    const int sent = (quantized_bytes_sent(rows, features, splits) + 1023) / 1024 * 1024;
-    return ring > sent ? ring : sent;
+// Of shared memory beside the stages: to align them, what is sent, barriers.
+constexpr int quantized_many_other(int rows, int features, int splits) {
+    return kQuantizedTileAlign + quantized_bytes_sent(rows, features, splits) +
+           (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
 }
 
-// A lane's codes of two times 16 of in_features, as they are in the ring: for each, words that hold what wgmma's first
-// matrix has of it in features g and g + 8, first 2q and its neighbour, then 2q + 8.
-template <int BITS>
-__device__ __forceinline__ void load_codes(unsigned (&words)[8], const unsigned char* codes, int warp, int lane, int half) {
+// A lane's codes of `TIMES` times 16 of in_features, `part` of a chunk, as they are in the ring: for each, words that hold
+// what wgmma's first matrix has of it in features g and g + 8, first 2q and its neighbour, then 2q + 8.
+template <int BITS, int TIMES>
+__device__ __forceinline__ void load_codes(unsigned (&words)[TIMES * 4], const unsigned char* codes, int warp, int lane,
+                                           int part) {
     constexpr int kRowBytes = kTileColumns * BITS / 8, kPieces = kRowBytes / 16;
     const int g = lane / 4, q = lane % 4;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int byte = (half * 2 + i) * 2 * BITS;  // of the 16's first
+    for (int i = 0; i < TIMES; ++i) {
+        const int byte = (part * TIMES + i) * 2 * BITS;  // of the 16's first
         const int piece = byte / 16 ^ g * kRowBytes / 128 % kPieces;
         const unsigned char* from = codes + (warp * 16 + g) * kRowBytes + piece * 16 + byte % 16;
         if (BITS == 8) from += q / 2 * 4;
@@ -140,8 +139,8 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     AIM_DYNAMIC_SMEM(memory);
     constexpr int kAlign = kQuantizedTileAlign;
     unsigned char* ring = memory + (kAlign - reinterpret_cast<uintptr_t>(memory) % kAlign) % kAlign;
-    float* sent = reinterpret_cast<float*>(ring);
-    uint64_t* full = reinterpret_cast<uint64_t*>(ring + quantized_ring(BITS, ROWS, FEATURES, splits, a.stages));
+    float* sent = reinterpret_cast<float*>(ring + a.stages * kStageBytes);
+    uint64_t* full = reinterpret_cast<uint64_t*>(ring + a.stages * kStageBytes + quantized_bytes_sent(ROWS, FEATURES, splits));
     uint64_t *free = full + a.stages, *received = free + a.stages;
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const int rank = static_cast<int>(blockIdx.x) % splits, tile = static_cast<int>(blockIdx.x) >> a.split_bits;
@@ -149,15 +148,6 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     const int first_chunk = rank * a.share, count = max(min(a.share, a.chunks - first_chunk), 0);
     // The cores that this block writes.
     const int cores = Shape::kCores >> a.split_bits, first = rank * cores, last = first + cores;
-    const auto bring_weights = [&](int chunk, int slot) {
-        barrier_expect(full + slot, kStageBytes);
-        copy_tile(ring + slot * kStageBytes + kXBytes, a.weight, (first_chunk + chunk) * kTileColumns * BITS / 16, feature0,
-                  full + slot);
-    };
-    const auto bring_x = [&](int chunk, int slot) {
-        copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + chunk) * kTileColumns, row0, full + slot);
-    };
-    const int held = min(a.stages, count);
     if (tid == 0) {
         for (int i = 0; i < a.stages; ++i) {
             barrier_init(full + i, 1);
@@ -166,8 +156,40 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
         barrier_init(received, 1);
         fence_barriers();
         barrier_expect(received, static_cast<unsigned>(quantized_bytes_sent(ROWS, FEATURES, splits)));
-        for (int i = 0; i < held; ++i) bring_weights(i, i);  // the header says who may have written them
     }
+    __syncthreads();
+    if (splits > 1) cluster_arrive();
+
+    if (warp == Shape::kWarps) {
+        const auto bring_weights = [&](int chunk, int slot) {
+            barrier_expect(full + slot, kStageBytes);
+            copy_tile(ring + slot * kStageBytes + kXBytes, a.weight, (first_chunk + chunk) * kTileColumns * BITS / 16,
+                      feature0, full + slot);
+        };
+        const int held = min(a.stages, count);
+        if (lane == 0) {
+            prefetch_map(a.weight);
+            prefetch_map(a.x);
+            for (int i = 0; i < held; ++i) bring_weights(i, i);  // the header says who may have written them
+        }
+        __syncwarp();
+        wait_for_previous();
+        let_next_start();
+        int slot = 0;
+        unsigned turn = 1;
+        for (int i = 0; lane == 0 && i < count; ++i) {
+            if (i >= held) {
+                barrier_wait(free + slot, turn);
+                bring_weights(i, slot);
+            }
+            copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + i) * kTileColumns, row0, full + slot);
+            if (++slot == a.stages) slot = 0, turn ^= 1;
+        }
+        __syncwarp();
+        if (splits > 1) cluster_wait();
+        return;
+    }
+
     // Features past the last repeat it: what they give is not written.
     const int feature = feature0 + warp * 16 + lane / 4, groups = BITS == 4 ? (a.chunks + 1) / kGroupChunks : 1;
     const float* scale_low = a.p.scale + min(static_cast<int64_t>(feature), a.p.out_features - 1) * groups;
@@ -175,51 +197,52 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     float low = BITS == 8 ? *scale_low : 0.0f, high = BITS == 8 ? *scale_high : 0.0f;
     wait_for_previous();
     let_next_start();
-    for (int i = 0; tid == 0 && i < held; ++i) bring_x(i, i);
-    __syncthreads();
 
     const PairOfWord<T, BITS> pair_of(BITS == 8 ? lane % 2 : lane % 4);
     constexpr int kGroupSums = BITS == 4 ? Shape::kSums : 1;
     float sum[Shape::kSums] = {}, group[kGroupSums];
-    unsigned codes[2][2][4];
+    constexpr int kTimes = Shape::kPart, kParts = 4 / kTimes;
+    unsigned words[kTimes * 4], codes[2][kTimes][4];
     int slot = 0, before = 0;
-    unsigned turn = 0, turn_before = 0;
+    unsigned turn = 0;
+    if (count > 0) {
+        barrier_wait(full, 0);
+        load_codes<BITS, kTimes>(words, ring + kXBytes, warp, lane, 0);
+    }
     for (int i = 0; i < count; ++i) {
         const unsigned char* from = ring + slot * kStageBytes;
+        const auto rows = swizzled_matrix(from);
         if (BITS == 4 && i % kGroupChunks == 0) {
             low = scale_low[(first_chunk + i) / kGroupChunks], high = scale_high[(first_chunk + i) / kGroupChunks];
         }
-        barrier_wait(full + slot, turn);
-        const auto rows = swizzled_matrix(from);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            // Of three halves in a row the first's products are done by now, so that its codes may go.
-            unsigned words[8];
-            load_codes<BITS>(words, from + kXBytes, warp, lane, half);
+        for (int part = 0; part < kParts; ++part) {
+            // The products of the part before the last are done, so that its codes may go.
 #pragma unroll
-            for (int j = 0; j < 8; ++j) codes[half][j / 4][j % 4] = pair_of(words[j]);
+            for (int j = 0; j < kTimes * 4; ++j) codes[part % 2][j / 4][j % 4] = pair_of(words[j]);
+            if (part + 1 < kParts) load_codes<BITS, kTimes>(words, from + kXBytes, warp, lane, part + 1);
             wgmma_fence();
 #pragma unroll
-            for (int k = 0; k < 2; ++k) {
+            for (int k = 0; k < kTimes; ++k) {
+                const auto x = rows + (part * kTimes + k) * 2;
                 if constexpr (BITS == 8) {
-                    wgmma<T>(sum, codes[half][k], rows + (half * 2 + k) * 2, true);
+                    wgmma<T>(sum, codes[part % 2][k], x, true);
                 } else {
-                    wgmma<T>(group, codes[half][k], rows + (half * 2 + k) * 2, i % kGroupChunks + half + k > 0);
+                    wgmma<T>(group, codes[part % 2][k], x, i % kGroupChunks + part + k > 0);
                 }
             }
             wgmma_commit();
-            // The warps take turns at filling the slot before anew, while products run.
-            const int next = i - 1 + a.stages;
-            if (half == 1 && i > 0 && next < count && i % Shape::kWarps == warp && lane == 0) {
-                barrier_wait(free + before, turn_before);
-                bring_weights(next, before);
-                bring_x(next, before);
+            if (part + 1 == kParts) {
+                before = slot;
+                if (++slot == a.stages) slot = 0, turn ^= 1;
+                if (i + 1 < count) {
+                    barrier_wait(full + slot, turn);
+                    load_codes<BITS, kTimes>(words, ring + slot * kStageBytes + kXBytes, warp, lane, 0);
+                }
             }
             wgmma_wait<1>();
-            if (half == 0 && i > 0 && lane == 0) barrier_arrive(free + before);
+            if (part == 0 && i > 0 && lane == 0) barrier_arrive(free + before);
         }
-        before = slot, turn_before = turn;
-        if (++slot == a.stages) slot = 0, turn ^= 1;
         if constexpr (BITS == 4) {
             if (i % kGroupChunks + 1 < kGroupChunks && i + 1 < count) continue;
             wgmma_wait<0>();
@@ -230,9 +253,7 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     wgmma_wait<0>();
 
     if (splits > 1) {
-        // All of the cluster are done with their rings and have set up their barriers.
-        cluster_arrive();
-        cluster_wait();
+        cluster_wait();  // for the others' barriers
 #pragma unroll
         for (int j = 0; j < Shape::kCores; ++j) {
             const int owner = (j << a.split_bits) / Shape::kCores;
