@@ -33,9 +33,14 @@ struct LinearQuantizedManyArgs {
 // A core is eight rows of a warp's 16 features.
 template <int BITS, int ROWS, int FEATURES>
 struct LinearQuantizedMany {
-    static constexpr int kWarps = FEATURES / 16, kThreads = kWarps * 32 + 32, kCores = ROWS / 8;
-    // Sums of a thread, with 4 bits also those of a group, leave registers for a second block, or they don't.
-    static constexpr int kSums = ROWS / 2, kBlocks = 8 / BITS * kSums * FEATURES <= 64 * 64 ? 2 : 1;
+    static constexpr int kWarps = FEATURES / 16, kCores = ROWS / 8;
+    // Sums of a thread, with 4 bits also those of a group.
+    static constexpr int kSums = ROWS / 2;
+    // Whether a warp of its own fills the ring. It waits for nothing else, but takes registers: those of two blocks of eight
+    // warps with many sums are all that a multiprocessor has.
+    static constexpr bool kFiller = 8 / BITS * ROWS * FEATURES < 128 * 128;
+    static constexpr int kThreads = kWarps * 32 + (kFiller ? 32 : 0);
+    static constexpr int kBlocks = 8 / BITS * kSums <= 64 ? 2 : 1;
     // Of a chunk, 64 of in_features, a part's codes are in registers at a time: times 16 of them.
     static constexpr int kPart = ROWS < 256 ? 2 : 1;
 };
@@ -48,10 +53,10 @@ constexpr __host__ __device__ int quantized_bytes_sent(int rows, int features, i
     return (splits - 1) * (features / 16) * (rows / 8 / splits) * 32 * static_cast<int>(sizeof(float4));
 }
 constexpr int kQuantizedTileAlign = 1024, kMostQuantizedStages = 16;
-// Of shared memory beside the stages: to align them, what is sent, barriers.
+// Of shared memory beside the stages: barriers, to align them, what is sent.
+constexpr int kQuantizedBarriers = (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
 constexpr int quantized_many_other(int rows, int features, int splits) {
-    return kQuantizedTileAlign + quantized_bytes_sent(rows, features, splits) +
-           (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
+    return kQuantizedBarriers + kQuantizedTileAlign + quantized_bytes_sent(rows, features, splits);
 }
 
 // A lane's codes of `TIMES` times 16 of in_features, `part` of a chunk, as they are in the ring: for each, words that hold
@@ -137,11 +142,12 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     constexpr int kGroupChunks = 2;  // 128 of in_features share a scale, with 4 bits
     const int splits = 1 << a.split_bits;
     AIM_DYNAMIC_SMEM(memory);
-    constexpr int kAlign = kQuantizedTileAlign;
-    unsigned char* ring = memory + (kAlign - reinterpret_cast<uintptr_t>(memory) % kAlign) % kAlign;
+    constexpr int kAlign = kQuantizedTileAlign, kStages = kMostQuantizedStages;
+    uint64_t* full = reinterpret_cast<uint64_t*>(memory);
+    uint64_t *free = full + kStages, *received = free + kStages;
+    unsigned char* ring = memory + kQuantizedBarriers;
+    ring += (kAlign - reinterpret_cast<uintptr_t>(ring) % kAlign) % kAlign;
     float* sent = reinterpret_cast<float*>(ring + a.stages * kStageBytes);
-    uint64_t* full = reinterpret_cast<uint64_t*>(ring + a.stages * kStageBytes + quantized_bytes_sent(ROWS, FEATURES, splits));
-    uint64_t *free = full + a.stages, *received = free + a.stages;
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const int rank = static_cast<int>(blockIdx.x) % splits, tile = static_cast<int>(blockIdx.x) >> a.split_bits;
     const int row0 = tile % a.row_tiles * ROWS, feature0 = tile / a.row_tiles * FEATURES;
@@ -160,29 +166,33 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     __syncthreads();
     if (splits > 1) cluster_arrive();
 
-    if (warp == Shape::kWarps) {
-        const auto bring_weights = [&](int chunk, int slot) {
-            barrier_expect(full + slot, kStageBytes);
-            copy_tile(ring + slot * kStageBytes + kXBytes, a.weight, (first_chunk + chunk) * kTileColumns * BITS / 16,
-                      feature0, full + slot);
-        };
-        const int held = min(a.stages, count);
-        if (lane == 0) {
-            prefetch_map(a.weight);
-            prefetch_map(a.x);
-            for (int i = 0; i < held; ++i) bring_weights(i, i);  // the header says who may have written them
-        }
-        __syncwarp();
-        wait_for_previous();
-        let_next_start();
+    const auto bring_weights = [&](int chunk, int slot) {
+        barrier_expect(full + slot, kStageBytes);
+        copy_tile(ring + slot * kStageBytes + kXBytes, a.weight, (first_chunk + chunk) * kTileColumns * BITS / 16, feature0,
+                  full + slot);
+    };
+    const auto bring_x = [&](int chunk, int slot) {
+        copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + chunk) * kTileColumns, row0, full + slot);
+    };
+    const int held = min(a.stages, count);
+    const bool fills = warp == (Shape::kFiller ? Shape::kWarps : 0);
+    if (fills && lane == 0) {
+        prefetch_map(a.weight);
+        prefetch_map(a.x);
+        for (int i = 0; i < held; ++i) bring_weights(i, i);  // the header says who may have written them
+    }
+    __syncwarp();
+    wait_for_previous();
+    let_next_start();
+    for (int i = 0; fills && lane == 0 && i < held; ++i) bring_x(i, i);
+    __syncwarp();
+    if (Shape::kFiller && fills) {
         int slot = 0;
-        unsigned turn = 1;
-        for (int i = 0; lane == 0 && i < count; ++i) {
-            if (i >= held) {
-                barrier_wait(free + slot, turn);
-                bring_weights(i, slot);
-            }
-            copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + i) * kTileColumns, row0, full + slot);
+        unsigned turn = 0;
+        for (int i = held; lane == 0 && i < count; ++i) {
+            barrier_wait(free + slot, turn);
+            bring_weights(i, slot);
+            bring_x(i, slot);
             if (++slot == a.stages) slot = 0, turn ^= 1;
         }
         __syncwarp();
@@ -195,22 +205,20 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     const float* scale_low = a.p.scale + min(static_cast<int64_t>(feature), a.p.out_features - 1) * groups;
     const float* scale_high = a.p.scale + min(static_cast<int64_t>(feature) + 8, a.p.out_features - 1) * groups;
     float low = BITS == 8 ? *scale_low : 0.0f, high = BITS == 8 ? *scale_high : 0.0f;
-    wait_for_previous();
-    let_next_start();
-
     const PairOfWord<T, BITS> pair_of(BITS == 8 ? lane % 2 : lane % 4);
     constexpr int kGroupSums = BITS == 4 ? Shape::kSums : 1;
     float sum[Shape::kSums] = {}, group[kGroupSums];
     constexpr int kTimes = Shape::kPart, kParts = 4 / kTimes;
     unsigned words[kTimes * 4], codes[2][kTimes][4];
+    const unsigned char* from = ring;
     int slot = 0, before = 0;
-    unsigned turn = 0;
+    unsigned turn = 0, turn_before = 0;
     if (count > 0) {
         barrier_wait(full, 0);
-        load_codes<BITS, kTimes>(words, ring + kXBytes, warp, lane, 0);
+        load_codes<BITS, kTimes>(words, from + kXBytes, warp, lane, 0);
     }
+#pragma unroll 1
     for (int i = 0; i < count; ++i) {
-        const unsigned char* from = ring + slot * kStageBytes;
         const auto rows = swizzled_matrix(from);
         if (BITS == 4 && i % kGroupChunks == 0) {
             low = scale_low[(first_chunk + i) / kGroupChunks], high = scale_high[(first_chunk + i) / kGroupChunks];
@@ -224,7 +232,7 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kTimes; ++k) {
-                const auto x = rows + (part * kTimes + k) * 2;
+                const auto x = along_k(rows, (part * kTimes + k) * 2);
                 if constexpr (BITS == 8) {
                     wgmma<T>(sum, codes[part % 2][k], x, true);
                 } else {
@@ -233,11 +241,19 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
             }
             wgmma_commit();
             if (part + 1 == kParts) {
-                before = slot;
-                if (++slot == a.stages) slot = 0, turn ^= 1;
+                // Without a filler the warps take turns at filling the slot before anew, while products run.
+                const int next = i - 1 + a.stages;
+                if (!Shape::kFiller && i > 0 && next < count && i % Shape::kWarps == warp && lane == 0) {
+                    barrier_wait(free + before, turn_before);
+                    bring_weights(next, before);
+                    bring_x(next, before);
+                }
+                before = slot, turn_before = turn;
+                from += kStageBytes;
+                if (++slot == a.stages) slot = 0, turn ^= 1, from = ring;
                 if (i + 1 < count) {
                     barrier_wait(full + slot, turn);
-                    load_codes<BITS, kTimes>(words, ring + slot * kStageBytes + kXBytes, warp, lane, 0);
+                    load_codes<BITS, kTimes>(words, from + kXBytes, warp, lane, 0);
                 }
             }
             wgmma_wait<1>();

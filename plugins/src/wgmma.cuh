@@ -32,6 +32,11 @@ __device__ __forceinline__ uint64_t swizzled_matrix(const void* pointer) {
            uint64_t{1} << 62;
 }
 
+// The same some pieces of 16 bytes further along k. An address has 14 bits, so that nothing is carried out of 32.
+__device__ __forceinline__ uint64_t along_k(uint64_t matrix, int pieces) {
+    return matrix & 0xffffffff00000000u | static_cast<unsigned>(matrix) + static_cast<unsigned>(pieces);
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT>

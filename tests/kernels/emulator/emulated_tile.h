@@ -53,6 +53,8 @@ struct EmulatedMatrix {
 
 inline EmulatedMatrix swizzled_matrix(const void* pointer) { return {static_cast<const unsigned char*>(pointer)}; }
 
+inline EmulatedMatrix along_k(EmulatedMatrix matrix, int pieces) { return matrix + pieces; }
+
 inline void wgmma_fence() {}
 inline void wgmma_commit() {}
 template <int LEFT>
