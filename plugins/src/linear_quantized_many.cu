@@ -4,6 +4,7 @@
 #if defined(AIM_KERNELS_EMULATED) || CUDART_VERSION >= 12000
 
 #include <algorithm>
+#include <cmath>
 
 namespace aim_kernels {
 namespace detail {
@@ -15,9 +16,16 @@ constexpr int kMostSplitBits = 2;
 constexpr struct {
     int rows, features;
 } kTiles[] = {{32, 64}, {64, 64}, {128, 64}, {64, 128}, {128, 128}, {256, 128}};
-// Of shared memory: what each of two blocks of a multiprocessor can have.
-constexpr int64_t kHalfBytes = (228 / 2 - 1) * 1024;
-constexpr int64_t kGoodStages = 4;
+// With fewer rows the weights are most of the work, and linear_quantized.cu's loads are as good.
+constexpr int64_t kLeastRows = 17;
+constexpr int64_t kBlockBytes = 1024;  // of shared memory that each block takes beside its own
+constexpr int64_t kLeastStages = 4;
+
+// With 4 bits a sum is two numbers.
+int sums_of(int bits, const LinearQuantizedManyPlan& plan) noexcept { return 8 / bits * plan.rows / 2; }
+bool has_tile(int bits, const LinearQuantizedManyPlan& plan) noexcept {
+    return bits == 8 || plan.rows * plan.features < 128 * 128;
+}
 
 // What a plan's blocks are and have.
 struct Layout {
@@ -35,21 +43,33 @@ struct Layout {
     int64_t bytes(int64_t stages) const noexcept { return other_bytes + stages * stage_bytes; }
 };
 
-// Fewer rows than this are as fast or faster without.
-int64_t least_rows(const LinearQuantizedParams& p) noexcept {
-    return p.bits == 8 ? 33 : 65;
+// Blocks of a multiprocessor that registers allow.
+int64_t most_together(int bits, const LinearQuantizedManyPlan& plan) noexcept {
+    if (plan.features == 64) return sums_of(bits, plan) <= 32 ? 3 : 2;
+    return sums_of(bits, plan) <= 64 ? 2 : 1;
 }
 
-// What a plan is expected to take beyond what all take, in ns.
-double expected(const Layout& layout, const LinearQuantizedManyPlan& plan, int sm_count) noexcept {
-    const int64_t together = layout.bytes(plan.stages) <= kHalfBytes ? 2 : 1;
-    const int64_t blocks = ceil_div(layout.blocks, sm_count), turns = ceil_div(layout.blocks, sm_count * together);
-    const double reads = static_cast<double>(layout.share * layout.stage_bytes), tile = plan.rows * plan.features;
-    const double flight = static_cast<double>(std::min(blocks, together) * plan.stages * layout.stage_bytes);
-    double time = static_cast<double>(blocks) * (reads / std::min(73.0, flight / 2200.0) + tile / 27.0);
-    if (plan.splits > 1) time += 850.0 + static_cast<double>(blocks * (plan.splits - 1)) * tile * 4.0 / plan.splits / 10.0;
-    time += 600.0 * static_cast<double>(turns - 1) + (together == 1 ? 3300.0 : 0.0);
-    return time + static_cast<double>(layout.blocks) * reads / 20000.0;
+// What a plan is expected to take beyond what all take, in ns, fitted to 650 times of an H100. A chunk takes a block that is
+// alone the time from its codes to its products, those of one multiprocessor together that of their instructions, and the
+// ring that of a round trip; sums that are sent; turns; no room where blocks of the next kernel would start.
+double expected(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan, const DeviceInfo& device) noexcept {
+    const Layout layout(p, plan);
+    const int64_t fit = (device.shared_bytes + kBlockBytes) / (layout.bytes(plan.stages) + kBlockBytes);
+    const int64_t places = std::min(most_together(p.bits, plan), fit) * device.sm_count;
+    const int64_t turns = ceil_div(layout.blocks, places), last = layout.blocks - (turns - 1) * places;
+    const bool fills = sums_of(p.bits, plan) * plan.features >= 64 * 128;  // their ring themselves: LinearQuantizedMany
+    const double alone = (p.bits == 8 ? 155.0 : 290.0) + (fills ? 120.0 : 0.0);
+    const double instructions = (88.0 + 0.75 * plan.rows) * plan.features / 64.0 * (p.bits == 8 ? 1.0 : 1.5);
+    const auto chunk = [&](int64_t blocks) {
+        const double together = static_cast<double>(ceil_div(blocks, device.sm_count)) * instructions;
+        return std::hypot(std::hypot(alone, together), 630.0 / plan.stages);
+    };
+    double time = static_cast<double>(layout.share) * (static_cast<double>(turns - 1) * chunk(places) + chunk(last));
+    time += 2530.0 * static_cast<double>(turns - 1);
+    const double sent = quantized_bytes_sent(plan.rows, plan.features, plan.splits);
+    time += static_cast<double>(ceil_div(layout.blocks, device.sm_count)) * sent / 17.0;
+    const double room = static_cast<double>(places - last), wanted = static_cast<double>(std::min(layout.blocks, places));
+    return time + 1010.0 * (1.0 - std::min(1.0, room / wanted));
 }
 
 template <typename T, int BITS, int ROWS, int FEATURES>
@@ -78,8 +98,8 @@ Status launch_typed(const LinearQuantizedParams& p, const LinearQuantizedManyPla
     AIM_TILE(64, 64);
     AIM_TILE(128, 64);
     AIM_TILE(64, 128);
-    AIM_TILE(128, 128);
-    if constexpr (BITS == 8) {  // with 4 there are twice as many sums
+    if constexpr (BITS == 8) {  // with 4 there are too many sums
+        AIM_TILE(128, 128);
         AIM_TILE(256, 128);
     }
 #undef AIM_TILE
@@ -94,23 +114,23 @@ LinearQuantizedManyPlan plan_linear_quantized_many(const LinearQuantizedParams& 
     // Eight features of a row of y are written at once, 16 bytes of 16-bit numbers.
     if (!p.float32_y && (p.out_features % 8 != 0 || reinterpret_cast<uintptr_t>(p.y) % 16 != 0)) return best;
     if (!device.warpgroup_products) return best;
-    if (p.rows < least_rows(p) || p.rows > kMostRows || p.out_features > kMostFeatures) return best;
+    if (p.rows < kLeastRows || p.rows > kMostRows || p.out_features > kMostFeatures) return best;
     double least = 0.0;
     for (const auto& tile : kTiles) {
-        if (tile.rows > 64 && p.rows <= 64) continue;
-        if (p.bits == 4 && tile.rows * tile.features > 128 * 128) continue;
+        plan.rows = tile.rows, plan.features = tile.features;
+        if (!has_tile(p.bits, plan) || (tile.rows > 32 && p.rows * 2 <= tile.rows)) continue;
         for (int bits = 0; bits <= kMostSplitBits; ++bits) {
-            plan.rows = tile.rows, plan.features = tile.features, plan.splits = 1 << bits;
+            plan.splits = 1 << bits;
             const Layout layout(p, plan);
-            const int64_t most = device.shared_bytes, enough = std::min(layout.share, kGoodStages);
-            int64_t stages = layout.stages_within(std::min(kHalfBytes, most));
-            if (stages < enough) stages = layout.stages_within(most);
-            if (stages < std::min<int64_t>(layout.share, 2)) continue;
-            plan.stages = static_cast<int>(stages);
-            const double time = expected(layout, plan, device.sm_count);
-            if (best.rows != 0 && time >= least) continue;
-            best = plan;
-            least = time;
+            for (int64_t together = 1; together <= most_together(p.bits, plan); ++together) {
+                const int64_t stages = layout.stages_within((device.shared_bytes + kBlockBytes) / together - kBlockBytes);
+                if (stages < std::min(layout.share, kLeastStages)) continue;
+                plan.stages = static_cast<int>(stages);
+                const double time = expected(p, plan, device);
+                if (best.rows != 0 && time >= least) continue;
+                best = plan;
+                least = time;
+            }
         }
     }
     return best;
