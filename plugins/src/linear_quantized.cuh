@@ -108,7 +108,25 @@ struct PairOfWord<__nv_bfloat16, 8> {
     }
 };
 
-// Codes 2 * byte and the next of eight.
+// Codes 2 * byte and the next of eight. The upper one stays 16 times too large until it is multiplied.
+template <>
+struct PairOfWord<__half, 4> {
+    unsigned selector;
+    __device__ __forceinline__ explicit PairOfWord(int byte) : selector(static_cast<unsigned>(byte * 0x101 + 0x4040)) {}
+    __device__ __forceinline__ unsigned operator()(unsigned word) const {
+        const unsigned pair = pick_bytes(word, 0x64646464u, selector) & 0xfff0ff0fu;  // 1024 + code + 8, 1024 + 16 (code + 8)
+#ifdef AIM_KERNELS_EMULATED
+        const float2 both = unpack2<__half>(pair);
+        return pack2<__half>(both.x - 1032.0f, both.y * 0.0625f - 72.0f);
+#else
+        const __half2 result = __hfma2(*reinterpret_cast<const __half2*>(&pair), __floats2half2_rn(1.0f, 0.0625f),
+                                       __floats2half2_rn(-1032.0f, -72.0f));
+        return *reinterpret_cast<const unsigned*>(&result);
+#endif
+    }
+};
+
+// bfloat16 has no room for that.
 template <typename T>
 struct PairOfWord<T, 4> {
     unsigned selector;

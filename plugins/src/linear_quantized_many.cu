@@ -51,7 +51,8 @@ int64_t most_together(int bits, const LinearQuantizedManyPlan& plan) noexcept {
 
 // What a plan is expected to take beyond what all take, in ns, fitted to 650 times of an H100. A chunk takes a block that is
 // alone the time from its codes to its products, those of one multiprocessor together that of their instructions, and the
-// ring that of a round trip; sums that are sent; turns; no room where blocks of the next kernel would start.
+// ring that of a round trip; sums that are sent; turns; no room where blocks of the next kernel would start. The constants
+// of 4 bits are from before their conversion took one instruction less.
 double expected(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan, const DeviceInfo& device) noexcept {
     const Layout layout(p, plan);
     const int64_t fit = (device.shared_bytes + kBlockBytes) / (layout.bytes(plan.stages) + kBlockBytes);
@@ -75,6 +76,11 @@ double expected(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& p
 template <typename T, int BITS, int ROWS, int FEATURES>
 Status launch_tile(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan, cudaStream_t stream) noexcept {
     const Layout layout(p, plan);
+    const int64_t least = LinearQuantizedMany<BITS, ROWS, FEATURES>::kLeastStages;
+    if (plan.stages < std::min(layout.share, least)) {
+        return fail(Status::kUnsupportedShape, "%s: %d stages of %d rows and %d features would wait for themselves", kOp,
+                    plan.stages, ROWS, FEATURES);
+    }
     LinearQuantizedManyArgs args = {};
     AIM_CHECK(make_tile_map(kOp, &args.x, p.x, p.rows, p.in_features, ROWS));
     AIM_CHECK(make_tile_map(kOp, &args.weight, p.weight, p.out_features, p.in_features * BITS / 16, FEATURES,

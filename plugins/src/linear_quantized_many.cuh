@@ -1,6 +1,7 @@
 // linear_quantized of many rows on sm_90a, as linear_many.cuh, with the weights as the products' first matrix: y^T = W x^T.
 // A warpgroup makes 64 features of ROWS rows. It takes codes from the ring into registers, where they become 16-bit numbers,
-// while the products of those before run; x goes from the ring straight into the products. One warp fills the ring.
+// while the products of those before run; x goes from the ring straight into the products. One warp fills the ring, or those
+// that multiply do in turn.
 //
 // A few blocks, a cluster, may share in_features out (`splits`): each sends of its sums what another one writes, and adds
 // what it is sent to its own in a fixed order.
@@ -15,6 +16,7 @@
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "linear_quantized.cuh"
+#include "linear_quantized_many_parts.cuh"
 #include "mma.cuh"
 #include "wgmma.cuh"
 
@@ -24,8 +26,8 @@ namespace detail {
 struct LinearQuantizedManyArgs {
     TileMap x, weight;
     LinearQuantizedParams p;
-    int chunks;  // of in_features, in all
-    int share;   // of them, a block's; with 4 bits whole groups
+    int chunks;      // of in_features, in all
+    int share;       // of them, a block's; with 4 bits whole groups
     int split_bits;  // splits are 1 << split_bits
     int row_tiles, stages;
 };
@@ -41,8 +43,13 @@ struct LinearQuantizedMany {
     static constexpr bool kFiller = 8 / BITS * ROWS * FEATURES < 128 * 128;
     static constexpr int kThreads = kWarps * 32 + (kFiller ? 32 : 0);
     static constexpr int kBlocks = 8 / BITS * kSums <= 64 ? 2 : 1;
-    // Of a chunk, 64 of in_features, a part's codes are in registers at a time: times 16 of them.
-    static constexpr int kPart = ROWS < 256 ? 2 : 1;
+    // Of a chunk, 64 of in_features, a part's codes are in registers at a time: times 16 of them. The rest is what measured
+    // best: all of a chunk with 4 bits, which take more instructions; a loop over pairs of chunks.
+    static constexpr int kPart = ROWS == 256 ? 1 : BITS == 4 && kFiller ? 4 : 2, kParts = 4 / kPart;
+    static constexpr bool kPairs = BITS == 4 || FEATURES > 64;
+    // A chunk's slot is given back within the next chunk, before anyone waits for the chunk after that, or, with one part,
+    // after it. With fewer stages a block would wait for itself.
+    static constexpr int kLeastStages = kParts == 1 ? 3 : 2;
 };
 
 constexpr __host__ __device__ int quantized_many_stage(int bits, int rows, int features) {
@@ -57,79 +64,6 @@ constexpr int kQuantizedTileAlign = 1024, kMostQuantizedStages = 16;
 constexpr int kQuantizedBarriers = (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
 constexpr int quantized_many_other(int rows, int features, int splits) {
     return kQuantizedBarriers + kQuantizedTileAlign + quantized_bytes_sent(rows, features, splits);
-}
-
-// A lane's codes of `TIMES` times 16 of in_features, `part` of a chunk, as they are in the ring: for each, words that hold
-// what wgmma's first matrix has of it in features g and g + 8, first 2q and its neighbour, then 2q + 8.
-template <int BITS, int TIMES>
-__device__ __forceinline__ void load_codes(unsigned (&words)[TIMES * 4], const unsigned char* codes, int warp, int lane,
-                                           int part) {
-    constexpr int kRowBytes = kTileColumns * BITS / 8, kPieces = kRowBytes / 16;
-    const int g = lane / 4, q = lane % 4;
-#pragma unroll
-    for (int i = 0; i < TIMES; ++i) {
-        const int byte = (part * TIMES + i) * 2 * BITS;  // of the 16's first
-        const int piece = byte / 16 ^ g * kRowBytes / 128 % kPieces;
-        const unsigned char* from = codes + (warp * 16 + g) * kRowBytes + piece * 16 + byte % 16;
-        if (BITS == 8) from += q / 2 * 4;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            words[i * 4 + j] = *reinterpret_cast<const unsigned*>(from + j % 2 * 8 * kRowBytes + j / 2 * BITS);
-        }
-    }
-}
-
-// A warp's sums, cores `first` to `last`, to y: `row` and `feature` are its first ones.
-template <typename T, int CORES>
-__device__ __forceinline__ void write_sums(const LinearQuantizedParams& p, int row, int feature, const float (&sum)[CORES * 4],
-                                           int first, int last) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, q = lane % 4;
-    if (p.float32_y) {
-        // A store is four rows of eight features, 32 bytes each.
-        float* y = static_cast<float*>(p.y) + (row + q * 2) * p.out_features + feature + g;
-        const bool low = feature + g < p.out_features, high = feature + g + 8 < p.out_features;
-#pragma unroll
-        for (int core = 0; core < CORES; ++core) {
-            if (core < first || core >= last) continue;
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                if (row + core * 8 + q * 2 + i >= p.rows) continue;
-                float* of = y + (core * 8 + i) * p.out_features;
-                if (low) of[0] = sum[core * 4 + i];
-                if (high) of[8] = sum[core * 4 + i + 2];
-            }
-        }
-        return;
-    }
-    // Two cores are four 8x8 matrices, transposed so that a quad has eight features of a row. It exchanges them, so that its
-    // lane q has matrix q's, which is 16 bytes at once.
-#pragma unroll
-    for (int core = 0; core < CORES; core += 2) {
-        if (core + 2 <= first || core >= last) continue;
-        unsigned v[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = transpose8x8(pack2<T>(sum[core * 4 + i * 2], sum[core * 4 + i * 2 + 1]));
-        // v[q] of lane i to be v[i] of lane q: first between neighbours, then between pairs of them.
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-            const bool upper = (q & step) != 0;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                if ((i & step) != 0) continue;
-                unsigned &low = v[i], &high = v[i + step];
-                const unsigned other = __shfl_xor_sync(0xffffffffu, upper ? low : high, step);
-                if (upper) {
-                    low = other;
-                } else {
-                    high = other;
-                }
-            }
-        }
-        const int mine = core + q / 2, at = row + mine * 8 + g, of = feature + q % 2 * 8;
-        if (mine < first || mine >= last || at >= p.rows || of >= p.out_features) continue;  // which is in steps of 8
-        T* y = static_cast<T*>(p.y) + at * p.out_features + of;
-        *reinterpret_cast<uint4*>(y) = make_uint4(v[0], v[1], v[2], v[3]);
-    }
 }
 
 template <typename T, int BITS, int ROWS, int FEATURES>
@@ -174,6 +108,11 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     const auto bring_x = [&](int chunk, int slot) {
         copy_tile(ring + slot * kStageBytes, a.x, (first_chunk + chunk) * kTileColumns, row0, full + slot);
     };
+    const auto fill = [&](int chunk, int slot, unsigned turn) {
+        barrier_wait(free + slot, turn);
+        bring_weights(chunk, slot);
+        bring_x(chunk, slot);
+    };
     const int held = min(a.stages, count);
     const bool fills = warp == (Shape::kFiller ? Shape::kWarps : 0);
     if (fills && lane == 0) {
@@ -190,9 +129,7 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
         int slot = 0;
         unsigned turn = 0;
         for (int i = held; lane == 0 && i < count; ++i) {
-            barrier_wait(free + slot, turn);
-            bring_weights(i, slot);
-            bring_x(i, slot);
+            fill(i, slot, turn);
             if (++slot == a.stages) slot = 0, turn ^= 1;
         }
         __syncwarp();
@@ -208,7 +145,7 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     const PairOfWord<T, BITS> pair_of(BITS == 8 ? lane % 2 : lane % 4);
     constexpr int kGroupSums = BITS == 4 ? Shape::kSums : 1;
     float sum[Shape::kSums] = {}, group[kGroupSums];
-    constexpr int kTimes = Shape::kPart, kParts = 4 / kTimes;
+    constexpr int kTimes = Shape::kPart, kParts = Shape::kParts;
     unsigned words[kTimes * 4], codes[2][kTimes][4];
     const unsigned char* from = ring;
     int slot = 0, before = 0;
@@ -217,8 +154,9 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
         barrier_wait(full, 0);
         load_codes<BITS, kTimes>(words, from + kXBytes, warp, lane, 0);
     }
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    // A chunk. Which of the codes' registers its first part takes is a constant.
+    const auto multiply = [&](int i, auto first_codes) {
+        const int previous = before;
         const auto rows = swizzled_matrix(from);
         if (BITS == 4 && i % kGroupChunks == 0) {
             low = scale_low[(first_chunk + i) / kGroupChunks], high = scale_high[(first_chunk + i) / kGroupChunks];
@@ -226,28 +164,26 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
             // The products of the part before the last are done, so that its codes may go.
+            unsigned(&mine)[kTimes][4] = codes[(decltype(first_codes)::value + part) % 2];
 #pragma unroll
-            for (int j = 0; j < kTimes * 4; ++j) codes[part % 2][j / 4][j % 4] = pair_of(words[j]);
+            for (int j = 0; j < kTimes * 4; ++j) mine[j / 4][j % 4] = pair_of(words[j]);
             if (part + 1 < kParts) load_codes<BITS, kTimes>(words, from + kXBytes, warp, lane, part + 1);
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kTimes; ++k) {
                 const auto x = along_k(rows, (part * kTimes + k) * 2);
                 if constexpr (BITS == 8) {
-                    wgmma<T>(sum, codes[part % 2][k], x, true);
+                    wgmma<T>(sum, mine[k], x, true);
                 } else {
-                    wgmma<T>(group, codes[part % 2][k], x, i % kGroupChunks + part + k > 0);
+                    wgmma<T>(group, mine[k], x, i % kGroupChunks + part + k > 0);
                 }
             }
             wgmma_commit();
             if (part + 1 == kParts) {
                 // Without a filler the warps take turns at filling the slot before anew, while products run.
                 const int next = i - 1 + a.stages;
-                if (!Shape::kFiller && i > 0 && next < count && i % Shape::kWarps == warp && lane == 0) {
-                    barrier_wait(free + before, turn_before);
-                    bring_weights(next, before);
-                    bring_x(next, before);
-                }
+                const bool turns = i > 0 && next < count && i % Shape::kWarps == warp && lane == 0;
+                if (!Shape::kFiller && turns) fill(next, before, turn_before);
                 before = slot, turn_before = turn;
                 from += kStageBytes;
                 if (++slot == a.stages) slot = 0, turn ^= 1, from = ring;
@@ -257,14 +193,26 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
                 }
             }
             wgmma_wait<1>();
-            if (part == 0 && i > 0 && lane == 0) barrier_arrive(free + before);
+            if (part == 0 && i > 0 && lane == 0) barrier_arrive(free + previous);
         }
         if constexpr (BITS == 4) {
-            if (i % kGroupChunks + 1 < kGroupChunks && i + 1 < count) continue;
+            if (i % kGroupChunks + 1 < kGroupChunks && i + 1 < count) return;
             wgmma_wait<0>();
 #pragma unroll
             for (int j = 0; j < Shape::kSums; ++j) sum[j] = fmaf(group[j], j % 4 < 2 ? low : high, sum[j]);
         }
+    };
+    constexpr std::integral_constant<int, 0> even{};
+    constexpr std::integral_constant<int, kParts % 2> odd{};
+    int i = 0;
+#pragma unroll 1
+    for (; i + (Shape::kPairs ? 1 : 0) < count; i += Shape::kPairs ? 2 : 1) {
+        multiply(i, even);
+        if (Shape::kPairs) multiply(i + 1, odd);
+    }
+    if (Shape::kPairs && i < count) {
+        wgmma_wait<0>();
+        multiply(i, even);
     }
     wgmma_wait<0>();
 

@@ -48,7 +48,7 @@ FACTORS: list[dict[str, Any]] = [
     *({"in_features": value, "rows": 20} for value in (384, 416, 800, 1056)),
     *({"out_features": value} for value in (1, 7, 8, 9, 15, 16, 17, 3352)),
     *({"rows": value, "float32_y": True} for value in (2, 20, 70)),
-    # More rows than a few: without the kernel of sm_90a, which takes features by eight or sums as they are, and with it.
+    # More rows than a few: without the kernel of sm_90a, which takes features by eight or float32 sums, and with it.
     *({"rows": value, "in_features": 160, "out_features": 41} for value in (33, 65, 129)),
     *({"rows": value, "in_features": 224, "out_features": 264} for value in (33, 65, 100, 127, 129, 300)),
     *({"rows": value, "in_features": 224, "out_features": 261, "float32_y": True} for value in (33, 65, 129)),
