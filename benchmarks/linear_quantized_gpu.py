@@ -76,6 +76,7 @@ class Matrix:
         common = {
             "rows": x.shape[0], "in_features": self.inputs, "out_features": self.outputs, "dtype": dtype,
             "x": x.data_ptr(), "weight": self.weight.data_ptr(), "y": y.data_ptr(),
+            "float32_y": y.dtype == torch.float32,
         }  # fmt: skip
         if self.scale is None:
             name, params = "linear", LinearParams(**common, float32_y=y.dtype == torch.float32)

@@ -6,6 +6,7 @@
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "linear_quantized.cuh"
+#include "linear_quantized_many.h"
 #include "mma.cuh"
 
 namespace aim_kernels {
@@ -252,6 +253,8 @@ Status launch_typed(const LinearQuantizedParams& p, const DeviceInfo& device, cu
         const int64_t blocks = ceil_div(p.out_features, 4) * args.row_tiles;
         return launch_dependent(kOp, plain_kernel<T, BITS>, blocks, 128, stream, args);
     }
+    const LinearQuantizedManyPlan plan = plan_linear_quantized_many(p, device);
+    if (plan.rows > 0) return launch_linear_quantized_many(p, plan, stream);
     const LinearQuantizedArgs args = {p, ceil_div(p.rows, kTileRows)};
     if (p.rows <= 8) return launch_few<T, BITS, 1>(args, stream);
     if (p.rows <= 16) return launch_few<T, BITS, 2>(args, stream);

@@ -87,6 +87,15 @@ __device__ __forceinline__ void ldmatrix_trans(unsigned (&out)[4], const void* r
 #endif
 }
 
+// An 8x8 matrix of 16-bit elements, of which a lane has (lane / 4, 2 * (lane % 4)..), transposed.
+__device__ __forceinline__ unsigned transpose8x8(unsigned pair) {
+    unsigned result = 0;
+#if __CUDA_ARCH__ >= 800
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
+#endif
+    return result;
+}
+
 template <typename T>
 __device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
 

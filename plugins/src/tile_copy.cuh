@@ -1,8 +1,9 @@
 // Tiles of a matrix into shared memory by one thread (sm_90 and later): boxes of 64 elements of 16 bits by some rows.
 //
 // A box's rows are 128 bytes that follow one another, their 16-byte pieces swizzled: piece i of row r is at i ^ (r % 8). So
-// eight neighbours' pieces i lie in different banks, and wgmma reads them (swizzled_matrix). What is outside of the
-// matrix is zeros and counts as bytes all the same.
+// eight neighbours' pieces i lie in different banks, and wgmma reads them (swizzled_matrix). Narrower boxes, of 32 or 16
+// elements, likewise: of their 4 or 2 pieces, i is at i ^ (r / 2 % 4) or i ^ (r / 4 % 2). What is outside of the matrix is
+// zeros and counts as bytes all the same.
 #pragma once
 
 #include "bulk.cuh"
@@ -29,7 +30,8 @@ struct TileMap {
 };
 
 // Of a dense (rows, columns) matrix of 16-bit elements, 16-byte aligned, columns in steps of 8. At most 256 box_rows.
-inline Status make_tile_map(const char* op, TileMap* out, const void* matrix, int64_t rows, int64_t columns, int box_rows) {
+inline Status make_tile_map(const char* op, TileMap* out, const void* matrix, int64_t rows, int64_t columns, int box_rows,
+                            int box_columns = kTileColumns) {
     // The driver's library is not linked: the runtime knows where it is.
     static const auto encode = [] {
         void* found = nullptr;
@@ -44,11 +46,14 @@ inline Status make_tile_map(const char* op, TileMap* out, const void* matrix, in
     if (encode == nullptr) return fail(Status::kCudaError, "%s: the driver has no cuTensorMapEncodeTiled", op);
     const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
     const cuuint64_t stride[1] = {static_cast<cuuint64_t>(columns) * 2};
-    const cuuint32_t box[2] = {kTileColumns, static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
+    const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)}, steps[2] = {1, 1};
+    const CUtensorMapSwizzle swizzle = box_columns == 64   ? CU_TENSOR_MAP_SWIZZLE_128B
+                                       : box_columns == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                           : CU_TENSOR_MAP_SWIZZLE_32B;
     // Bytes are bytes: bfloat16 goes as float16.
     const CUresult result =
         encode(&out->map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, const_cast<void*>(matrix), sizes, stride, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result == CUDA_SUCCESS) return Status::kSuccess;
     return fail(Status::kCudaError, "%s: cuTensorMapEncodeTiled gave %d", op, static_cast<int>(result));

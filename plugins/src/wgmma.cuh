@@ -32,6 +32,11 @@ __device__ __forceinline__ uint64_t swizzled_matrix(const void* pointer) {
            uint64_t{1} << 62;
 }
 
+// The same some pieces of 16 bytes further along k. An address has 14 bits, so that nothing is carried out of 32.
+__device__ __forceinline__ uint64_t along_k(uint64_t matrix, int pieces) {
+    return matrix & 0xffffffff00000000u | static_cast<unsigned>(matrix) + static_cast<unsigned>(pieces);
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT>
@@ -50,6 +55,13 @@ __device__ __forceinline__ void wgmma_wait() {
                  ", p, 1, 1, 0, 0;\n}"                                                                             \
                  : __VA_ARGS__                                                                                     \
                  : "l"(a), "l"(b), "r"(static_cast<int>(adds)))
+// The same with a in the four registers of `a`, whose numbers are `at_a`.
+#define AIM_WGMMA_REGISTERS(type, n, numbers, at_a, at_b, at_adds, ...)                                            \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" at_adds ", 0;\n"                                            \
+                 "wgmma.mma_async.sync.aligned.m64n" n "k16.f32." type "." type " {" numbers "}, {" at_a "}, %" at_b \
+                 ", p, 1, 1, 0;\n}"                                                                                \
+                 : __VA_ARGS__                                                                                     \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(adds)))
 #define AIM_N4 "%0, %1, %2, %3"
 #define AIM_P0 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define AIM_P1 "%8, %9, %10, %11, %12, %13, %14, %15"
@@ -88,6 +100,16 @@ __device__ __forceinline__ void wgmma_wait() {
     AIM_WGMMA(type, "208", AIM_N104, "104", "105", "106", AIM_D64(0), AIM_D32(64), AIM_D4(96), AIM_D4(100));       \
     if constexpr (SIZE == 128) AIM_WGMMA(type, "256", AIM_N128, "128", "129", "130", AIM_D64(0), AIM_D64(64))
 
+#define AIM_WGMMA_REGISTERS_ANY(type)                                                                              \
+    if constexpr (SIZE == 16)                                                                                      \
+    AIM_WGMMA_REGISTERS(type, "32", AIM_N16, "%16, %17, %18, %19", "20", "21", AIM_D16(0));                        \
+    if constexpr (SIZE == 32)                                                                                      \
+    AIM_WGMMA_REGISTERS(type, "64", AIM_N32, "%32, %33, %34, %35", "36", "37", AIM_D32(0));                        \
+    if constexpr (SIZE == 64)                                                                                      \
+    AIM_WGMMA_REGISTERS(type, "128", AIM_N64, "%64, %65, %66, %67", "68", "69", AIM_D64(0));                       \
+    if constexpr (SIZE == 128)                                                                                     \
+    AIM_WGMMA_REGISTERS(type, "256", AIM_N128, "%128, %129, %130, %131", "132", "133", AIM_D64(0), AIM_D64(64))
+
 // d (64, N) = a (64, 16) b (N, 16)^T, added to d if `adds`. With g = lane / 4, q = lane % 4 and w the warp of the four,
 // d[4j..] are (16w + g, 8j + 2q), its right neighbour, (16w + g + 8, 8j + 2q) and its right neighbour.
 template <typename T, int SIZE>
@@ -102,6 +124,20 @@ __device__ __forceinline__ void wgmma(float (&d)[SIZE], uint64_t a, uint64_t b, 
     }
 }
 
+// The same with a in registers, as in mma.cuh by d's lanes: (16w + g, 2q..), (16w + g + 8, 2q..), (16w + g, 2q + 8..) and
+// (16w + g + 8, 2q + 8..). They are read until wgmma_wait says otherwise.
+template <typename T, int SIZE>
+__device__ __forceinline__ void wgmma(float (&d)[SIZE], const unsigned (&a)[4], uint64_t b, bool adds) {
+    static_assert(SIZE == 16 || SIZE == 32 || SIZE == 64 || SIZE == 128, "32, 64, 128 or 256 columns");
+    if constexpr (__is_same(T, __nv_bfloat16)) {
+        AIM_WGMMA_REGISTERS_ANY("bf16");
+    } else {
+        AIM_WGMMA_REGISTERS_ANY("f16");
+    }
+}
+
+#undef AIM_WGMMA_REGISTERS_ANY
+#undef AIM_WGMMA_REGISTERS
 #undef AIM_WGMMA_ANY
 #undef AIM_N128
 #undef AIM_N104

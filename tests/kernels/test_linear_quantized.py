@@ -48,6 +48,18 @@ FACTORS: list[dict[str, Any]] = [
     *({"in_features": value, "rows": 20} for value in (384, 416, 800, 1056)),
     *({"out_features": value} for value in (1, 7, 8, 9, 15, 16, 17, 3352)),
     *({"rows": value, "float32_y": True} for value in (2, 20, 70)),
+    # More rows than a few: without the kernel of sm_90a, which takes features by eight or float32 sums, and with it.
+    *({"rows": value, "in_features": 160, "out_features": 41} for value in (33, 65, 129)),
+    *({"rows": value, "in_features": 224, "out_features": 264} for value in (33, 65, 100, 127, 129, 300)),
+    *({"rows": value, "in_features": 224, "out_features": 261, "float32_y": True} for value in (33, 65, 129)),
+    *({"rows": 100, "in_features": value, "out_features": 72} for value in (32, 64, 96, 416)),
+    # AiM-B's and AiM-XL's projections and heads.
+    *({"rows": value, "in_features": 768, "out_features": 3352} for value in (33, 65, 100, 127, 128, 129, 300)),
+    *({"rows": value, "in_features": 1536, "out_features": 768} for value in (33, 64, 256, 512)),
+    *({"rows": value, "in_features": 1536, "out_features": 6448} for value in (64, 128, 512)),
+    *({"rows": value, "in_features": 3072, "out_features": 1536} for value in (33, 128, 300)),
+    *({"rows": value, "in_features": 768, "out_features": 16384, "float32_y": True} for value in (64, 300)),
+    {"rows": 128, "in_features": 1536, "out_features": 16384, "float32_y": True},
     {"rows": 20, "in_features": 288, "out_features": 4256},
     {"rows": 128, "in_features": 1536, "out_features": 768},
     {"rows": 512, "in_features": 768, "out_features": 3352},

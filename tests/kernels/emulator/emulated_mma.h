@@ -57,6 +57,16 @@ inline void store_matrices(void* row, const unsigned (&v)[4]) {
     emulator::warp_collective(&store, store_matrices_together);
 }
 
+inline unsigned transpose8x8(unsigned pair) {
+    const int row = static_cast<int>(threadIdx.x) % 32 / 4, column = static_cast<int>(threadIdx.x) % 4 * 2;
+    unsigned result = 0;
+    for (int i = 0; i < 2; ++i) {
+        const unsigned from = __shfl_sync(0xffffffffu, pair, (column + i) * 4 + row / 2);
+        result |= (from >> row % 2 * 16 & 0xffff) << i * 16;
+    }
+    return result;
+}
+
 struct EmulatedProduct {
     float* c;
     const unsigned* a;
