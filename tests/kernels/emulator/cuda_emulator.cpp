@@ -13,7 +13,7 @@ uint3 blockIdx, threadIdx;
 namespace emulator {
 namespace {
 
-constexpr size_t kStack = 64 * 1024;
+constexpr size_t kStack = 256 * 1024;  // 64 KB ended in a fault where large tiles ran one after another
 constexpr size_t kSmemAlign = 1024;
 
 struct Fiber {
