@@ -173,23 +173,21 @@ class _Decoder:
     def _enter(self, residual: ir.Value, branch: Branch | None, norm: str, shift: int, scale: int) -> Pair:
         """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
         weight, eps = self.w.full(norm), self.config.norm_epsilon
-        if branch is not None and isinstance(self.recurrence, PluginFused) and not self.sequence:
-            y, _, gate = branch
+        if isinstance(self.recurrence, PluginFused) and not self.sequence:
+            # Before the first layer there is no branch: its gate, any, meets zeros. Of standard operators TensorRT makes a
+            # copy of the whole modulation for two vectors of it.
+            y, _, gate = branch or (self.g.act(self.g.op("Mul", residual, self.g.const(0.0, "float32"))), "", 0)
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
         residual = self._joined(residual, branch)
-        return modulated(self.g, residual, weight, self._vector(shift), self._vector(scale), eps), residual
+        return modulated(self.g, residual, weight, self.vectors[shift], self.vectors[scale], eps), residual
 
     def _joined(self, residual: ir.Value, branch: Branch | None) -> ir.Value:
         g = self.g
         if branch is None:
             return residual
         y, dtype, gate = branch
-        return g.op("Add", residual, g.op("Mul", g.convert(y, dtype, "float32"), self._vector(gate)))
-
-    def _vector(self, index: int) -> ir.Value:
-        """One of the modulation's. Where operators take it whole, few are needed apart, and a split would copy all."""
-        return self.vectors[index] if self.vectors else self.g.layer(self.modulation, index, 1)
+        return g.op("Add", residual, g.op("Mul", g.convert(y, dtype, "float32"), self.vectors[gate]))
 
     def _vectors(self, packed: ir.Value, count: int) -> tuple[ir.Value, ...]:
         """(rows, ..., d_model) as `count` vectors (rows, [1,] d_model)."""
