@@ -174,8 +174,8 @@ class _Decoder:
         """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
         weight, eps = self.w.full(norm), self.config.norm_epsilon
         if isinstance(self.recurrence, PluginFused) and not self.sequence:
-            # Before the first layer there is no branch: its gate, any, meets zeros. Of standard operators TensorRT makes a
-            # copy of the whole modulation for two vectors of it.
+            # Before the first layer there is no branch: its gate, any, meets zeros. In standard operators TensorRT
+            # copies the whole modulation for two vectors of it.
             y, _, gate = branch or (self.g.act(self.g.op("Mul", residual, self.g.const(0.0, "float32"))), "", 0)
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
