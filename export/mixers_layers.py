@@ -15,7 +15,15 @@ from aim_edge.aim.config import AimConfig
 from .builder import GraphBuilder
 from .ends import FINAL_EPS, embed, head_input, modulated
 from .mixers import Pair, Primitive
-from .mixers_plugin import PluginFused, call_operator, linear_body, linear_quantized_body, step_body
+from .mixers_plugin import (
+    PluginFused,
+    call_operator,
+    linear_body,
+    linear_float32_body,
+    linear_quantized_body,
+    linear_quantized_float32_body,
+    step_body,
+)
 from .quantize import HEAD
 
 EPS = FINAL_EPS  # the operator has one for all of its norms
@@ -149,8 +157,9 @@ def _body(p: Primitive, inputs: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
             kept.append(g.unsqueeze(state, 1))
     shift, scale = (g.layer(final, k, 1) for k in range(2))
     x = head_input(g, config, residual, norm_f, norm_final, shift, scale)
-    logits = g.core(_product(p, x, *(scales[2:] or [table])))
-    return logits, g.op("Concat", *conv, axis=1), g.op("Concat", *ssm, axis=1)
+    # The sums as they are, as the kernel writes them.
+    head = linear_quantized_float32_body(p, x, *scales[2:]) if scales else linear_float32_body(g, x, table)
+    return head[0], g.op("Concat", *conv, axis=1), g.op("Concat", *ssm, axis=1)
 
 
 def _product(p: Primitive, x: ir.Value, weight: ir.Value, *scale: ir.Value) -> ir.Value:
