@@ -23,13 +23,20 @@ __device__ __forceinline__ void cluster_wait() {
 #endif
 }
 
+#if __CUDA_ARCH__ >= 900
+// Where block `rank` of the cluster has what this block has at `pointer`, in shared memory.
+__device__ __forceinline__ unsigned address_in(int rank, const void* pointer) {
+    unsigned address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(pointer)), "r"(rank));
+    return address;
+}
+#endif
+
 // 16 bytes to where block `rank` of the cluster has `target`, a pointer to this block's shared memory; they count at that
 // block's `barrier`. It must be waiting for them.
 __device__ __forceinline__ void send(float* target, int rank, const float (&values)[4], uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
-    unsigned to, at;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(target)), "r"(rank));
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(barrier)), "r"(rank));
+    const unsigned to = address_in(rank, target), at = address_in(rank, barrier);
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
                  "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(at)
                  : "memory");
@@ -40,9 +47,7 @@ __device__ __forceinline__ void send(float* target, int rank, const float (&valu
 // seen by everyone.
 __device__ __forceinline__ void send(uint64_t* target, int rank, uint64_t value, uint64_t* barrier) {
 #if __CUDA_ARCH__ >= 900
-    unsigned to, at;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(target)), "r"(rank));
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(barrier)), "r"(rank));
+    const unsigned to = address_in(rank, target), at = address_in(rank, barrier);
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(to), "l"(value), "r"(at)
                  : "memory");
 #endif

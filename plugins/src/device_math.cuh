@@ -17,6 +17,16 @@ __device__ __forceinline__ void from_float(float& out, float value) { out = valu
 __device__ __forceinline__ void from_float(__half& out, float value) { out = __float2half_rn(value); }
 __device__ __forceinline__ void from_float(__nv_bfloat16& out, float value) { out = __float2bfloat16_rn(value); }
 
+// Calls, on the host, with a value of the type that an activation's dtype stands for: one that has been checked.
+template <typename Launch>
+Status with_activation_type(DType dtype, Launch launch) noexcept {
+    switch (dtype) {
+        case DType::kFloat16: return launch(__half());
+        case DType::kBFloat16: return launch(__nv_bfloat16());
+        default: return launch(0.0f);
+    }
+}
+
 // For values that are few beside a kernel's main traffic: the branch is the same for all threads, and one kernel then
 // serves every activation type.
 __device__ __forceinline__ float load_any(const void* base, DType dtype, int64_t index) {

@@ -74,10 +74,10 @@ __global__ void __launch_bounds__(THREADS) norm_kernel(const FinalNormParams p) 
 
 template <typename T>
 Status launch_typed(const FinalNormParams& p, cudaStream_t stream) noexcept {
-    if (p.d_model <= 1024) return launch_dependent(kOp, norm_kernel<T, 256, 1>, p.rows, 256, stream, p);
-    if (p.d_model <= 2048) return launch_dependent(kOp, norm_kernel<T, 256, 2>, p.rows, 256, stream, p);
-    if (p.d_model <= 4096) return launch_dependent(kOp, norm_kernel<T, 512, 2>, p.rows, 512, stream, p);
-    return launch_dependent(kOp, norm_kernel<T, 1024, 2>, p.rows, 1024, stream, p);
+    return with_threads(p.d_model, [&](auto threads, auto items) {
+        constexpr int THREADS = decltype(threads)::value, ITEMS = decltype(items)::value;
+        return launch_dependent(kOp, norm_kernel<T, THREADS, ITEMS>, p.rows, THREADS, stream, p);
+    });
 }
 
 }  // namespace
@@ -116,11 +116,7 @@ Status validate(const FinalNormParams& p) noexcept {
 Status launch(const FinalNormParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
     AIM_CHECK(check_device());
-    switch (p.dtype) {
-        case DType::kFloat16: return launch_typed<__half>(p, stream);
-        case DType::kBFloat16: return launch_typed<__nv_bfloat16>(p, stream);
-        default: return launch_typed<float>(p, stream);
-    }
+    return with_activation_type(p.dtype, [&](auto type) { return launch_typed<decltype(type)>(p, stream); });
 }
 
 }  // namespace aim_kernels

@@ -1,6 +1,8 @@
 // Rows that a block's threads take four neighbours at a time: loads, stores, and which widths there are.
 #pragma once
 
+#include <type_traits>
+
 #include "device_math.cuh"
 #include "host.h"
 
@@ -40,6 +42,17 @@ __device__ __forceinline__ void store4(T* to, const float (&values)[4]) {
         for (int i = 0; i < 4; ++i) from_float(bits.items[i], values[i]);
         *reinterpret_cast<uint2*>(to) = bits.raw;
     }
+}
+
+// Calls with the threads of a block and the fours of a thread, as constants, that a row of `width` takes.
+template <typename Launch>
+Status with_threads(int64_t width, Launch launch) noexcept {
+    constexpr std::integral_constant<int, 1> one{};
+    constexpr std::integral_constant<int, 2> two{};
+    if (width <= 1024) return launch(std::integral_constant<int, 256>(), one);
+    if (width <= 2048) return launch(std::integral_constant<int, 256>(), two);
+    if (width <= 4096) return launch(std::integral_constant<int, 512>(), two);
+    return launch(std::integral_constant<int, 1024>(), two);
 }
 
 inline Status check_fours(const char* op, const char* name, int64_t width) noexcept {

@@ -19,19 +19,10 @@ constexpr struct {
 constexpr int64_t kHalfBytes = (228 / 2 - 1) * 1024;
 constexpr int64_t kGoodStages = 4, kLeastStages = 2;
 
-// What a plan's blocks are and have.
-struct Layout {
-    int64_t share, blocks, stage_bytes, other_bytes;
-    Layout(const LinearParams& p, const LinearManyPlan& plan) noexcept
-        : share(ceil_div(ceil_div(p.in_features, kTileColumns), plan.splits)),
-          blocks(ceil_div(p.rows, plan.rows) * ceil_div(p.out_features, plan.features) * plan.splits),
-          stage_bytes(linear_many_stage(plan.rows, plan.features)),
-          other_bytes(linear_many_other(plan.rows, plan.features, plan.splits)) {}
-    int64_t stages_within(int64_t bytes) const noexcept {
-        return std::min({share, (bytes - other_bytes) / stage_bytes, static_cast<int64_t>(kMostStages)});
-    }
-    int64_t bytes(int64_t stages) const noexcept { return other_bytes + stages * stage_bytes; }
-};
+TileLayout layout_of(const LinearParams& p, const LinearManyPlan& plan) noexcept {
+    return TileLayout(p, plan, linear_many_stage(plan.rows, plan.features),
+                      linear_many_other(plan.rows, plan.features, plan.splits));
+}
 
 // Fewer rows than this are as fast or faster without, by the time of an H100: weights that take the memory long leave time
 // for tiles of 64 rows that are mostly empty.
@@ -50,7 +41,7 @@ int64_t usable(int sm_count, int splits) noexcept { return std::max(sm_count - 4
 // What a plan is expected to take beyond what all take, in ns, fitted to 1000 times of an H100: a multiprocessor's chunks, each
 // by its products or by its bytes, at what it reads or what its ring holds a round trip; sums that are sent; turns; blocks
 // that are alone, so that none of the next kernel's starts beside them; what the L2 gives in all.
-double expected(const Layout& layout, const LinearManyPlan& plan, int sm_count) noexcept {
+double expected(const TileLayout& layout, const LinearManyPlan& plan, int sm_count) noexcept {
     const int64_t together = layout.bytes(plan.stages) <= kHalfBytes ? 2 : 1, sms = usable(sm_count, plan.splits);
     const int64_t blocks = ceil_div(layout.blocks, sms), turns = ceil_div(layout.blocks, sms * together);
     const double chunks = static_cast<double>(blocks * layout.share), tile = plan.rows * plan.features;
@@ -67,7 +58,7 @@ Status launch_tile(const LinearParams& p, const LinearManyPlan& plan, cudaStream
     if (plan.splits > 1 && N >= kUnsplitFeatures) {
         return fail(Status::kUnsupportedShape, "%s: tiles of %d features have no splits", kOp, N);
     }
-    const Layout layout(p, plan);
+    const TileLayout layout = layout_of(p, plan);
     LinearManyArgs args;
     AIM_CHECK(make_tile_map(kOp, &args.x, p.x, p.rows, p.in_features, ROWS));
     AIM_CHECK(make_tile_map(kOp, &args.weight, p.weight, p.out_features, p.in_features, N));
@@ -114,12 +105,12 @@ LinearManyPlan plan_linear_many(const LinearParams& p, const DeviceInfo& device)
         for (const int splits : kSplits) {
             if (splits > 1 && tile.features >= kUnsplitFeatures) continue;
             plan.rows = tile.rows, plan.features = tile.features, plan.splits = splits;
-            const Layout layout(p, plan);
+            const TileLayout layout = layout_of(p, plan);
             // A ring that leaves room for another block, or all there is.
-            for (const int64_t room : {std::min<int64_t>(kHalfBytes, device.shared_bytes), int64_t{device.shared_bytes}}) {
-                const int64_t stages = layout.stages_within(room);
-                const bool all = room == device.shared_bytes;
+            for (const bool all : {false, true}) {
                 if (all && p.rows <= kFewRows) continue;
+                const int64_t most = device.shared_bytes;
+                const int64_t stages = layout.stages_within(all ? most : std::min(kHalfBytes, most));
                 if (stages < std::min(layout.share, all ? kLeastStages : kGoodStages)) continue;
                 plan.stages = static_cast<int>(stages);
                 const int64_t together = layout.bytes(stages) <= kHalfBytes ? 2 : 1;

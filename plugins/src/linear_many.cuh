@@ -13,6 +13,7 @@
 #include "dependent.cuh"
 #include "device_math.cuh"
 #include "mma.cuh"
+#include "tile_layout.h"
 #include "wgmma.cuh"
 
 namespace aim_kernels {
@@ -47,9 +48,7 @@ constexpr __host__ __device__ int cores_written(int features, int splits) { retu
 constexpr __host__ __device__ int bytes_sent(int rows, int features, int splits) {
     return (splits - 1) * (rows / 16) * cores_written(features, splits) * 32 * static_cast<int>(sizeof(float4));
 }
-constexpr int kTileAlign = 1024;
-// Of shared memory beside the stages: to align them, what is sent, what is written, barriers of up to 16 stages.
-constexpr int kMostStages = 16;
+// Of shared memory beside the stages: to align them, what is sent, what is written, barriers.
 constexpr int linear_many_other(int rows, int features, int splits) {
     return kTileAlign + bytes_sent(rows, features, splits) + rows / 16 * kWriteBytes +
            (2 * kMostStages + 1) * static_cast<int>(sizeof(uint64_t));
@@ -128,7 +127,6 @@ __global__ void __launch_bounds__(LinearMany<ROWS, N>::kThreads, 1) linear_many(
 
     if (warp == Shape::kWarps) {
         const int held = min(a.stages, count);
-        // Tiles of other features begin elsewhere in in_features and go round: they'd ask for the same lines of x at once.
         const auto column = [&](int i) { return (first_chunk + i) * kTileColumns; };
         const auto bring_weights = [&](int stage, int feature0, int i) {
             barrier_expect(full + stage, kStageBytes);

@@ -27,21 +27,12 @@ bool has_tile(int bits, const LinearQuantizedManyPlan& plan) noexcept {
     return bits == 8 || plan.rows * plan.features < 128 * 128;
 }
 
-// What a plan's blocks are and have.
-struct Layout {
-    int64_t share, blocks, stage_bytes, other_bytes;
-    Layout(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan) noexcept
-        : share(ceil_div(ceil_div(p.in_features, kTileColumns), plan.splits)),
-          blocks(ceil_div(p.rows, plan.rows) * ceil_div(p.out_features, plan.features) * plan.splits),
-          stage_bytes(quantized_many_stage(p.bits, plan.rows, plan.features)),
-          other_bytes(quantized_many_other(plan.rows, plan.features, plan.splits)) {
-        if (p.bits == 4) share = (share + 1) / 2 * 2;  // whole groups of scales
-    }
-    int64_t stages_within(int64_t bytes) const noexcept {
-        return std::min({share, (bytes - other_bytes) / stage_bytes, static_cast<int64_t>(kMostQuantizedStages)});
-    }
-    int64_t bytes(int64_t stages) const noexcept { return other_bytes + stages * stage_bytes; }
-};
+TileLayout layout_of(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan) noexcept {
+    TileLayout layout(p, plan, quantized_many_stage(p.bits, plan.rows, plan.features),
+                      quantized_many_other(plan.rows, plan.features, plan.splits));
+    if (p.bits == 4) layout.share = (layout.share + 1) / 2 * 2;  // whole groups of scales
+    return layout;
+}
 
 // Blocks of a multiprocessor that registers allow.
 int64_t most_together(int bits, const LinearQuantizedManyPlan& plan) noexcept {
@@ -54,7 +45,7 @@ int64_t most_together(int bits, const LinearQuantizedManyPlan& plan) noexcept {
 // ring that of a round trip; sums that are sent; turns; no room where blocks of the next kernel would start. The constants
 // of 4 bits are from before their conversion took one instruction less.
 double expected(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan, const DeviceInfo& device) noexcept {
-    const Layout layout(p, plan);
+    const TileLayout layout = layout_of(p, plan);
     const int64_t fit = (device.shared_bytes + kBlockBytes) / (layout.bytes(plan.stages) + kBlockBytes);
     const int64_t places = std::min(most_together(p.bits, plan), fit) * device.sm_count;
     const int64_t turns = ceil_div(layout.blocks, places), last = layout.blocks - (turns - 1) * places;
@@ -75,7 +66,7 @@ double expected(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& p
 
 template <typename T, int BITS, int ROWS, int FEATURES>
 Status launch_tile(const LinearQuantizedParams& p, const LinearQuantizedManyPlan& plan, cudaStream_t stream) noexcept {
-    const Layout layout(p, plan);
+    const TileLayout layout = layout_of(p, plan);
     const int64_t least = LinearQuantizedMany<BITS, ROWS, FEATURES>::kLeastStages;
     if (plan.stages < std::min(layout.share, least)) {
         return fail(Status::kUnsupportedShape, "%s: %d stages of %d rows and %d features would wait for themselves", kOp,
@@ -127,7 +118,7 @@ LinearQuantizedManyPlan plan_linear_quantized_many(const LinearQuantizedParams& 
         if (!has_tile(p.bits, plan) || (tile.rows > 32 && p.rows * 2 <= tile.rows)) continue;
         for (int bits = 0; bits <= kMostSplitBits; ++bits) {
             plan.splits = 1 << bits;
-            const Layout layout(p, plan);
+            const TileLayout layout = layout_of(p, plan);
             for (int64_t together = 1; together <= most_together(p.bits, plan); ++together) {
                 const int64_t stages = layout.stages_within((device.shared_bytes + kBlockBytes) / together - kBlockBytes);
                 if (stages < std::min(layout.share, kLeastStages)) continue;

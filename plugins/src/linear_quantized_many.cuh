@@ -18,6 +18,7 @@
 #include "linear_quantized.cuh"
 #include "linear_quantized_many_parts.cuh"
 #include "mma.cuh"
+#include "tile_layout.h"
 #include "wgmma.cuh"
 
 namespace aim_kernels {
@@ -59,11 +60,10 @@ constexpr __host__ __device__ int quantized_many_stage(int bits, int rows, int f
 constexpr __host__ __device__ int quantized_bytes_sent(int rows, int features, int splits) {
     return (splits - 1) * (features / 16) * (rows / 8 / splits) * 32 * static_cast<int>(sizeof(float4));
 }
-constexpr int kQuantizedTileAlign = 1024, kMostQuantizedStages = 16;
 // Of shared memory beside the stages: barriers, to align them, what is sent.
-constexpr int kQuantizedBarriers = (2 * kMostQuantizedStages + 1) * static_cast<int>(sizeof(uint64_t));
+constexpr int kQuantizedBarriers = (2 * kMostStages + 1) * static_cast<int>(sizeof(uint64_t));
 constexpr int quantized_many_other(int rows, int features, int splits) {
-    return kQuantizedBarriers + kQuantizedTileAlign + quantized_bytes_sent(rows, features, splits);
+    return kQuantizedBarriers + kTileAlign + quantized_bytes_sent(rows, features, splits);
 }
 
 template <typename T, int BITS, int ROWS, int FEATURES>
@@ -76,11 +76,10 @@ __global__ void __launch_bounds__(LinearQuantizedMany<BITS, ROWS, FEATURES>::kTh
     constexpr int kGroupChunks = 2;  // 128 of in_features share a scale, with 4 bits
     const int splits = 1 << a.split_bits;
     AIM_DYNAMIC_SMEM(memory);
-    constexpr int kAlign = kQuantizedTileAlign, kStages = kMostQuantizedStages;
     uint64_t* full = reinterpret_cast<uint64_t*>(memory);
-    uint64_t *free = full + kStages, *received = free + kStages;
+    uint64_t *free = full + kMostStages, *received = free + kMostStages;
     unsigned char* ring = memory + kQuantizedBarriers;
-    ring += (kAlign - reinterpret_cast<uintptr_t>(ring) % kAlign) % kAlign;
+    ring += (kTileAlign - reinterpret_cast<uintptr_t>(ring) % kTileAlign) % kTileAlign;
     float* sent = reinterpret_cast<float*>(ring + a.stages * kStageBytes);
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const int rank = static_cast<int>(blockIdx.x) % splits, tile = static_cast<int>(blockIdx.x) >> a.split_bits;

@@ -92,13 +92,13 @@ Status validate(const SampleParams& p) noexcept {
 
 Status launch(const SampleParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
-    AIM_CHECK(check_device());
+    const DeviceInfo device = device_info();
+    AIM_CHECK(device.status);
     int bits = 0;
     while (1 << bits < p.vocab_size) ++bits;
     const SampleArgs args = {p, static_cast<double>(uint64_t{1} << (62 - bits))};
     const bool wide = vectorizable(p.logits, p.vocab_size, p.vocab_size, DType::kFloat32);
     // More clusters than the device has room for at once take longer than a block an image.
-    const DeviceInfo device = device_info();
     const bool room = device.dependent_launch && p.batch <= device.sm_count / kBlocks;
     if (wide && room && p.vocab_size > kFew && p.vocab_size <= kClusterCodes) {
         return launch_dependent(kOp, sample_cluster_kernel, p.batch * kBlocks, kBlockThreads, stream, args,

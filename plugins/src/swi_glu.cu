@@ -61,11 +61,7 @@ Status validate(const SwiGluParams& p) noexcept {
 Status launch(const SwiGluParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
     AIM_CHECK(device_info().status);
-    switch (p.dtype) {
-        case DType::kFloat16: return launch_typed<__half>(p, stream);
-        case DType::kBFloat16: return launch_typed<__nv_bfloat16>(p, stream);
-        default: return launch_typed<float>(p, stream);
-    }
+    return with_activation_type(p.dtype, [&](auto type) { return launch_typed<decltype(type)>(p, stream); });
 }
 
 }  // namespace aim_kernels
