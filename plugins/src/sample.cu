@@ -43,23 +43,18 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
 
     const int top_k = p.sampling->top_k;
     const int k = top_k > 0 && top_k < p.vocab_size ? top_k : p.vocab_size;
-    // count(key >= lo) = n >= k > count(key >= hi). As soon as n are one a thread, sorting finds the k-th.
-    uint32_t lo = kMinusInfinity, hi = most + 1;
+    uint32_t lo = kMinusInfinity;
     int n = p.vocab_size;
-    for (int round = 0; k < p.vocab_size && n > kThreads && hi - lo > 1; ++round) {
-        const uint32_t middle = middle_key(lo, hi, least, round);
-        uint32_t count = 0;
-        row.for_tiles(image, [&](int) {
+    // As soon as n are one a thread, sorting finds the k-th.
+    if (k < p.vocab_size) {
+        search(most, least, k, lo, n, [&](uint32_t key) {
+            uint32_t count = 0;
+            row.for_tiles(image, [&](int) {
 #pragma unroll
-            for (int i = 0; i < kChunks * 4; ++i) count += row.key[i] >= middle;
+                for (int i = 0; i < kChunks * 4; ++i) count += row.key[i] >= key;
+            });
+            return block_sum(count, scratch);
         });
-        count = block_sum(count, scratch);
-        if (static_cast<int>(count) >= k) {
-            lo = middle;
-            n = static_cast<int>(count);
-        } else {
-            hi = middle;
-        }
     }
     if (n <= kThreads) {
         draw_from_few(row, image, s, scratch, a, lo, n, k, position);

@@ -17,7 +17,7 @@ constexpr int kItems = 8;           // codes of a thread, neighbours
 constexpr int kBlockCodes = kBlockThreads * kItems;
 constexpr int kClusterCodes = kBlocks * kBlockCodes;
 constexpr int kBins = 4 * kBlockThreads;
-constexpr int kFew = 1024;          // that the first block sorts
+constexpr int kFew = kThreads;      // that the first block sorts, as sample_kernel
 constexpr int kOwn = kFew / kBlockThreads;
 
 // Of each block; what is from `counts` on is used in the first one only.
@@ -206,20 +206,6 @@ struct Part {
 
     static __device__ __forceinline__ uint64_t sum_of_four(uint64_t words) {
         return (words & 0xffff) + (words >> 16 & 0xffff) + (words >> 32 & 0xffff) + (words >> 48);
-    }
-
-    // As sample_kernel searches: count(key >= lo) = n >= k > count(key >= hi).
-    __device__ __forceinline__ void search(uint32_t most, uint32_t least, int k, uint32_t& lo, int& n) {
-        uint32_t hi = most + 1;
-        for (int round = 0; n > kFew && hi - lo > 1; ++round) {
-            const uint32_t middle = middle_key(lo, hi, least, round);
-            const int count = static_cast<int>(cluster_sum(__popc(mask_from(middle))));
-            if (count >= k) {
-                lo = middle, n = count;
-            } else {
-                hi = middle;
-            }
-        }
     }
 
     __device__ __forceinline__ unsigned mask_from(uint32_t least) const {

@@ -133,25 +133,8 @@ __device__ __forceinline__ void draw_many(Part& part, const SampleParams& p, uin
         for (int i = 0; i < kItems; ++i) sum += part.weight_in(i, lo, hi, floor);
         return sum;
     };
-    const double top_p = p.sampling->top_p;
-    double floor = 0.0;
-    if (top_p < 1.0) {
-        uint32_t lo = kth - 1, hi = most;
-        const uint64_t total = part.cluster_sum(sum_in(lo, hi, 0.0)), cut = cut_of(top_p, total);
-        const uint32_t faint = key_of(static_cast<float>(image.largest) - 46.0f);
-        uint64_t below = 0;
-        for (int round = 0; cut < total && hi - lo > 1; ++round) {
-            const uint32_t middle = middle_key(lo, hi, max(least, faint), round);
-            const uint64_t sum = part.cluster_sum(sum_in(lo, middle, 0.0));
-            if (below + sum > cut) {
-                hi = middle;
-            } else {
-                lo = middle;
-                below += sum;
-            }
-        }
-        floor = image.weight(hi);
-    }
+    const auto sum_of = [&](uint32_t lo, uint32_t hi) { return part.cluster_sum(sum_in(lo, hi, 0.0)); };
+    const double floor = least_that_stays(image, p.sampling->top_p, kth, least, most, sum_of);
     const uint64_t mine = sum_in(kth - 1, most, floor);
     uint64_t total;
     uint64_t upto = block_scan(mine, total, part.scratch);
@@ -208,7 +191,7 @@ __global__ __launch_bounds__(kBlockThreads) void sample_cluster_kernel(SampleArg
     const bool binned = n <= kFew;
     if (k < p.vocab_size && !binned) {
         n = p.vocab_size;
-        part.search(most, least, k, lo, n);
+        search(most, least, k, lo, n, [&](uint32_t key) { return part.cluster_sum(__popc(part.mask_from(key))); });
         chosen = part.mask_from(lo);
         if (n <= kFew && part.rank == 0 && threadIdx.x == 0) part.announce(n);
         const uint64_t* all = part.exchange(part.block_count(chosen));

@@ -24,6 +24,44 @@ __device__ __forceinline__ uint64_t cut_of(double top_p, uint64_t total) {
     return share < 1.0 ? static_cast<uint64_t>(share * static_cast<double>(total)) : total;
 }
 
+// Searches for the k-th key until few are left or it is found: count_from(lo) = n >= k > count_from(hi).
+template <typename Count>
+__device__ __forceinline__ void search(uint32_t most, uint32_t least, int k, uint32_t& lo, int& n, Count count_from) {
+    uint32_t hi = most + 1;
+    for (int round = 0; n > kThreads && hi - lo > 1; ++round) {
+        const uint32_t middle = middle_key(lo, hi, least, round);
+        const int count = static_cast<int>(count_from(middle));
+        if (count >= k) {
+            lo = middle;
+            n = count;
+        } else {
+            hi = middle;
+        }
+    }
+}
+
+// The least weight that top-p lets stay, of keys from `kth` to `most`; sum_of(lo, hi) is the weights of keys in (lo, hi].
+template <typename Sum>
+__device__ __forceinline__ double least_that_stays(const Image& image, double top_p, uint32_t kth, uint32_t least,
+                                                   uint32_t most, Sum sum_of) {
+    if (!(top_p < 1.0)) return 0.0;
+    uint32_t lo = kth - 1, hi = most;
+    const uint64_t total = sum_of(lo, hi), cut = cut_of(top_p, total);
+    const uint32_t faint = key_of(static_cast<float>(image.largest) - 46.0f);
+    uint64_t below = 0;
+    for (int round = 0; cut < total && hi - lo > 1; ++round) {
+        const uint32_t middle = middle_key(lo, hi, max(least, faint), round);
+        const uint64_t sum = sum_of(lo, middle);
+        if (below + sum > cut) {
+            hi = middle;
+        } else {
+            lo = middle;
+            below += sum;
+        }
+    }
+    return image.weight(hi);
+}
+
 // The largest `k` keys or more, at most one a thread: top-k exactly, top-p and the draw. `least` is a key with
 // k <= count(key >= least) = n <= kThreads.
 template <typename Row>
@@ -112,25 +150,7 @@ __device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Sha
         });
         return block_sum(sum, scratch);
     };
-    const double top_p = a.p.sampling->top_p;
-    double least_weight = 0.0;
-    if (top_p < 1.0) {
-        uint32_t lo = kth - 1, hi = most;
-        const uint64_t total = sum_of(lo, hi), cut = cut_of(top_p, total);
-        const uint32_t faint = key_of(static_cast<float>(image.largest) - 46.0f);
-        uint64_t below = 0;
-        for (int round = 0; cut < total && hi - lo > 1; ++round) {
-            const uint32_t middle = middle_key(lo, hi, max(least, faint), round);
-            const uint64_t sum = sum_of(lo, middle);
-            if (below + sum > cut) {
-                hi = middle;
-            } else {
-                lo = middle;
-                below += sum;
-            }
-        }
-        least_weight = image.weight(hi);
-    }
+    const double least_weight = least_that_stays(image, a.p.sampling->top_p, kth, least, most, sum_of);
     auto weight_of = [&](uint32_t key) -> uint64_t {
         if (key < kth) return 0;
         const double exact = image.weight(key);
