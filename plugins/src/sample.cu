@@ -2,7 +2,7 @@
 
 #include "dependent.cuh"
 #include "device_math.cuh"
-#include "sample_cluster_draw.cuh"
+#include "sample_draw.cuh"
 
 namespace aim_kernels {
 namespace {
@@ -14,6 +14,8 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     __shared__ Shared s;
     Scratch<kWarps> scratch = {s.partial, 0};
     const SampleParams& p = a.p;
+    for (int i = 0; i < 2; ++i) reinterpret_cast<uint2*>(s.bins[i])[threadIdx.x] = make_uint2(0, 0);
+    if (threadIdx.x == 0) s.first_bin = kBins, s.least_weight = 1.0;  // where top-p leaves the largest alone
     wait_for_previous();
     let_next_start();
     if (row_is_inactive(p.active, blockIdx.x)) return;
@@ -21,20 +23,25 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     const int position = p.position[image.index];
 
     Row<CACHED, WIDE> row;
-    if constexpr (CACHED) row.read(image, 0);
-    if (threadIdx.x == 0) {
-        s.uniform = philox_uniform(p.sampling->seed, p.image_index[image.index], static_cast<uint32_t>(position));
+    const auto draw_uniform = [&] {
+        if (threadIdx.x == 0) s.uniform = uniform_of(image, position);
+    };
+    if constexpr (CACHED) {
+        row.read(image, 0, draw_uniform);
+    } else {
+        draw_uniform();
     }
-    uint32_t most = 0, least = kNan;  // of the finite logits the least is only where a search begins
+    // Of each chunk's four the largest. The least of those, of a finite logit, is where bins or a search begin.
+    uint32_t most = 0, least = kNan;
     row.for_tiles(image, [&](int) {
 #pragma unroll
-        for (int i = 0; i < kChunks * 4; ++i) {
-            most = max(most, row.key[i]);
-            if (row.key[i] > kMinusInfinity) least = min(least, row.key[i]);
+        for (int c = 0; c < kChunks; ++c) {
+            const uint32_t top = row.top(c);
+            most = max(most, top);
+            if (top > kMinusInfinity) least = min(least, top);
         }
     });
-    most = block_max(most, scratch);
-    least = ~block_max(~least, scratch);
+    block_range(most, least, scratch);
     if (most <= kMinusInfinity || most >= kInfinity) {
         if (threadIdx.x == 0) refuse(p, image.index, position);
         return;
@@ -45,19 +52,20 @@ __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     const int k = top_k > 0 && top_k < p.vocab_size ? top_k : p.vocab_size;
     uint32_t lo = kMinusInfinity;
     int n = p.vocab_size;
-    // As soon as n are one a thread, sorting finds the k-th.
-    if (k < p.vocab_size) {
-        search(most, least, k, lo, n, [&](uint32_t key) {
-            uint32_t count = 0;
-            row.for_tiles(image, [&](int) {
-#pragma unroll
-                for (int i = 0; i < kChunks * 4; ++i) count += row.key[i] >= key;
-            });
-            return block_sum(count, scratch);
-        });
+    if constexpr (CACHED) {
+        if (k <= kFew) {
+            if (n > kFew) lo = bound_of(row, s, scratch, most, least, k);
+            n = find_few(row, image, s, lo);
+        }
     }
-    if (n <= kThreads) {
-        draw_from_few(row, image, s, scratch, a, lo, n, k, position);
+    if (!CACHED || k > kFew || n > kFew) {
+        n = p.vocab_size, lo = kMinusInfinity;
+        least = least_of(row, image, scratch);
+        if (k < n) search(most, least, k, lo, n, [&](uint32_t key) { return count_from(row, image, scratch, key); });
+        if (n <= kFew) n = find_few(row, image, s, lo);
+    }
+    if (n <= kFew) {
+        draw_from_few(image, s, scratch, p, Bins(max(lo, least), most), n, k, position);
     } else {
         draw_from_many(row, image, s, scratch, a, lo, least, most, position);
     }
@@ -87,18 +95,11 @@ Status validate(const SampleParams& p) noexcept {
 
 Status launch(const SampleParams& p, cudaStream_t stream) noexcept {
     AIM_CHECK(validate(p));
-    const DeviceInfo device = device_info();
-    AIM_CHECK(device.status);
+    AIM_CHECK(check_device());
     int bits = 0;
     while (1 << bits < p.vocab_size) ++bits;
     const SampleArgs args = {p, static_cast<double>(uint64_t{1} << (62 - bits))};
     const bool wide = vectorizable(p.logits, p.vocab_size, p.vocab_size, DType::kFloat32);
-    // More clusters than the device has room for at once take longer than a block an image.
-    const bool room = device.dependent_launch && p.batch <= device.sm_count / kBlocks;
-    if (wide && room && p.vocab_size > kFew && p.vocab_size <= kClusterCodes) {
-        return launch_dependent(kOp, sample_cluster_kernel, p.batch * kBlocks, kBlockThreads, stream, args,
-                                sizeof(ClusterShared), kBlocks);
-    }
     if (p.vocab_size > kTile) {
         return wide ? launch_dependent(kOp, sample_kernel<false, true>, p.batch, kThreads, stream, args)
                     : launch_dependent(kOp, sample_kernel<false, false>, p.batch, kThreads, stream, args);

@@ -1,4 +1,4 @@
-// What the sampler is made of: float32 as ordered integers, Philox, and sums, scans and a sort over a block.
+// What the sampler is made of: float32 as ordered integers, Philox, and sums and scans over a block.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,10 +8,13 @@
 namespace aim_kernels {
 namespace detail {
 
-constexpr int kThreads = 1024;
+// Each warp pays for every step of a scan, and each thread's few instructions are issued once a warp: few threads.
+constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kChunks = 4;                     // of four codes a thread
+constexpr int kChunks = 8;                     // of four codes a thread
 constexpr int kTile = kThreads * kChunks * 4;  // codes that a block holds in registers
+constexpr int kFew = 1024;                     // codes that it draws from by their ranks
+constexpr int kOwn = kFew / kThreads;          // a thread's of them, neighbours
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // Keys compare as the numbers do. -0 gets the key of +0, for the two are equal, and every NaN the largest.
@@ -90,11 +93,14 @@ __device__ __forceinline__ T warp_sum(T value) {
     return value;
 }
 
-template <typename T>
-__device__ __forceinline__ T warp_max(T value) {
+__device__ __forceinline__ uint32_t warp_max(uint32_t value) {
+#if !defined(AIM_KERNELS_EMULATED) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(kAllLanes, value);
+#else
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) value = max(value, __shfl_xor_sync(kAllLanes, value, offset));
     return value;
+#endif
 }
 
 template <int WARPS, typename T>
@@ -115,59 +121,46 @@ __device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch<WARPS>& sc
     return warp_max(static_cast<uint32_t>(scratch.part_of(partial)));
 }
 
-// Inclusive, in the order of the threads; `total` is that of all.
+// The largest, and the least, of a block.
 template <int WARPS>
-__device__ __forceinline__ uint64_t block_scan(uint64_t value, uint64_t& total, Scratch<WARPS>& scratch) {
+__device__ __forceinline__ void block_range(uint32_t& most, uint32_t& least, Scratch<WARPS>& scratch) {
+    uint64_t* partial = scratch.next();
+    most = warp_max(most), least = warp_max(~least);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = static_cast<uint64_t>(most) << 32 | least;
+    __syncthreads();
+    const uint64_t part = scratch.part_of(partial);
+    most = warp_max(static_cast<uint32_t>(part >> 32)), least = ~warp_max(static_cast<uint32_t>(part));
+}
+
+// Inclusive, in the order of the threads; `total` is that of all.
+template <int WARPS, typename T>
+__device__ __forceinline__ T block_scan(T value, T& total, Scratch<WARPS>& scratch) {
     uint64_t* partial = scratch.next();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     value = warp_scan(value);
     if (lane == 31) partial[warp] = value;
     __syncthreads();
-    const uint64_t upto = warp_scan(scratch.part_of(partial));
+    const T upto = warp_scan(static_cast<T>(scratch.part_of(partial)));
     total = __shfl_sync(kAllLanes, upto, 31);
-    const uint64_t before = __shfl_sync(kAllLanes, upto, max(warp - 1, 0));
+    const T before = __shfl_sync(kAllLanes, upto, max(warp - 1, 0));
     return warp == 0 ? value : before + value;
 }
 
 // One warp makes each of 32 * per_lane entries the sum of those before it, and returns the sum of all.
-__device__ __forceinline__ uint64_t scan_segments(uint64_t* segment, int per_lane) {
-    uint64_t* mine = segment + static_cast<int>(threadIdx.x) % 32 * per_lane;
-    uint64_t sum = 0;
+template <typename T>
+__device__ __forceinline__ T scan_segments(T* segment, int per_lane) {
+    T* mine = segment + static_cast<int>(threadIdx.x) % 32 * per_lane;
+    T sum = 0;
     for (int i = 0; i < per_lane; ++i) sum += mine[i];
-    const uint64_t upto = warp_scan(sum);
-    uint64_t before = upto - sum;
+    const T upto = warp_scan(sum);
+    T before = upto - sum;
     for (int i = 0; i < per_lane; ++i) {
-        const uint64_t value = mine[i];
+        const T value = mine[i];
         mine[i] = before;
         before += value;
     }
     __syncwarp();
     return __shfl_sync(kAllLanes, upto, 31);
-}
-
-// Bitonic, ascending, a key a thread. Returns where all the sorted keys lie, in one of the two buffers.
-__device__ __forceinline__ const uint32_t* block_sort(uint32_t key, uint32_t (*buffers)[kThreads]) {
-    const int thread = static_cast<int>(threadIdx.x);
-    int turn = 0;
-    for (int size = 2; size <= kThreads; size *= 2) {
-        for (int stride = size / 2; stride > 0; stride /= 2) {
-            uint32_t other;
-            if (stride < 32) {
-                other = __shfl_xor_sync(kAllLanes, key, stride);
-            } else {
-                uint32_t* buffer = buffers[turn];
-                turn ^= 1;
-                buffer[thread] = key;
-                __syncthreads();
-                other = buffer[thread ^ stride];
-            }
-            const bool ascending = (thread & size) == 0, lower = (thread & stride) == 0;
-            key = ascending == lower ? min(key, other) : max(key, other);
-        }
-    }
-    buffers[turn][thread] = key;
-    __syncthreads();
-    return buffers[turn];
 }
 
 }  // namespace detail

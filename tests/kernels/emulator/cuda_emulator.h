@@ -110,6 +110,7 @@ inline float __fadd_rn(float x, float y) {
     return sum;
 }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(unsigned value) { return __builtin_ffs(static_cast<int>(value)); }
 // Fibers take turns of their own accord only.
 inline unsigned atomicAdd(unsigned* at, unsigned value) {
     const unsigned before = *at;
