@@ -79,6 +79,12 @@ class Step(Apart):
     def call(self, stream: int) -> None:
         self.library.call("mamba2_step", self.step, stream)
 
+    def exchange(self) -> bool:
+        """As of the layers."""
+        used = super().exchange()
+        self.step.layers.exchange = self.params.exchange
+        return used
+
 
 def main() -> None:
     bandwidth = max(copy_bandwidth().values())
@@ -90,12 +96,17 @@ def main() -> None:
             case = kind(library, preset, rows, int8)
             took.append(case.microseconds())
             floor = 1e6 * case.bytes / bandwidth
+            exchanging = kind is Step and case.exchange()
+            if exchanging:
+                took.append(case.microseconds())
             del case
             torch.cuda.empty_cache()
-        layers, apart, step = took
+        layers, apart, step = took[:3]
+        exchanged = f", with an exchange {took[3]:.1f} us" if exchanging else ""
         sys.stdout.write(
             f"AiM-{preset}, {rows} rows, {'int8' if int8 else 'float16'}: layers {layers:.1f} us, apart {apart:.1f}, "
-            f"step {step:.1f} ({step / floor:.2f} x floor {floor:.1f}): {step - layers:+.1f} for the ends\n"
+            f"step {step:.1f} ({step / floor:.2f} x floor {floor:.1f}): {step - layers:+.1f} for the ends"
+            f"{exchanged}\n"
         )
         sys.stdout.flush()
 

@@ -252,6 +252,7 @@ typedef struct aim_mamba2_layers_params {
     const int32_t* active;
     void* workspace;
     uint64_t workspace_size;
+    void* exchange;
 } aim_mamba2_layers_params;
 
 typedef struct aim_mamba2_step_params {
@@ -346,6 +347,9 @@ AIM_API int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params
 AIM_API int aim_mamba2_lazy_step_workspace(const aim_mamba2_lazy_step_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* params, uint64_t* bytes);
 AIM_API int aim_mamba2_step_workspace(const aim_mamba2_step_params* params, uint64_t* bytes);
+
+/* Bytes of exchange, for mamba2_step's layers, too; 0 where the current device has no use for it. */
+AIM_API int aim_mamba2_layers_exchange(const aim_mamba2_layers_params* params, uint64_t* bytes);
 
 /* 1 where the current device takes these sizes and types with one kernel, else 0. */
 AIM_API int aim_mamba2_layers_resident(const aim_mamba2_layers_params* params);

@@ -342,6 +342,7 @@ Mamba2LayersParams convert(const aim_mamba2_layers_params& from) {
     to.active = from.active;
     to.workspace = from.workspace;
     to.workspace_size = from.workspace_size;
+    to.exchange = from.exchange;
     to.dtype = dtype_of(from.dtype);
     to.conv_state_dtype = dtype_of(from.conv_state_dtype);
     to.ssm_state_dtype = dtype_of(from.ssm_state_dtype);
@@ -404,15 +405,21 @@ int run(const char* op, const Params* params, void* stream) {
     return static_cast<int>(launch(convert(*params), static_cast<cudaStream_t>(stream)));
 }
 
-template <typename Params>
-int workspace(const char* op, const Params* params, uint64_t* bytes) {
+// What `bytes_of` says of these sizes.
+template <typename Params, typename BytesOf>
+int ask(const char* op, const Params* params, uint64_t* bytes, BytesOf bytes_of) {
     Status status = check_struct(op, params);
     if (status == Status::kSuccess && bytes == nullptr) {
         status = detail::fail(Status::kNullPointer, "%s: bytes is null; it is required", op);
     }
     if (status == Status::kSuccess) status = validate_shapes(convert(*params));
-    if (status == Status::kSuccess) *bytes = workspace_bytes(convert(*params));
+    if (status == Status::kSuccess) *bytes = bytes_of(convert(*params));
     return static_cast<int>(status);
+}
+
+template <typename Params>
+int workspace(const char* op, const Params* params, uint64_t* bytes) {
+    return ask(op, params, bytes, [](const auto& converted) { return workspace_bytes(converted); });
 }
 
 }  // namespace
@@ -460,6 +467,9 @@ int aim_mamba2_decode_step_workspace(const aim_mamba2_decode_step_params* p, uin
 }
 int aim_mamba2_layers_workspace(const aim_mamba2_layers_params* p, uint64_t* bytes) {
     return workspace("mamba2_layers", p, bytes);
+}
+int aim_mamba2_layers_exchange(const aim_mamba2_layers_params* p, uint64_t* bytes) {
+    return ask("mamba2_layers", p, bytes, [](const auto& converted) { return exchange_bytes(converted); });
 }
 int aim_mamba2_layers_resident(const aim_mamba2_layers_params* p) {
     return check_struct("mamba2_layers", p) == Status::kSuccess && resident(convert(*p));

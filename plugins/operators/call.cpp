@@ -226,6 +226,18 @@ size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept {
     return 0;
 }
 
+size_t exchange_bytes(OperatorKind kind, const Call& call) noexcept {
+    switch (kind) {
+        case OperatorKind::kMamba2Layers: return aim_kernels::exchange_bytes(mamba2_layers_params(call));
+        case OperatorKind::kMamba2LayersQuantized:
+            return aim_kernels::exchange_bytes(mamba2_layers_quantized_params(call));
+        case OperatorKind::kMamba2Step: return aim_kernels::exchange_bytes(mamba2_step_params(call).layers);
+        case OperatorKind::kMamba2StepQuantized:
+            return aim_kernels::exchange_bytes(mamba2_step_quantized_params(call).layers);
+        default: return 0;
+    }
+}
+
 Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept {
     if (is_norm_conv(kind)) return launch_norm_conv(kind, call, stream);
     return with_params(kind, call, [stream](const auto& params) { return aim_kernels::launch(params, stream); });

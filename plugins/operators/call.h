@@ -18,6 +18,7 @@ struct Call {
     bool channels_last = false;  // of the images
     void* workspace = nullptr;
     size_t workspace_size = 0;
+    void* exchange = nullptr;  // memory that stays from call to call, exchange_bytes() of it; null: none
 };
 
 // Bytes of an element of a tensor.
@@ -30,6 +31,9 @@ aim_kernels::Status validate_sizes(OperatorKind kind, Call call) noexcept;
 bool keeps_states(OperatorKind kind, const Sizes& sizes) noexcept;
 
 size_t workspace_bytes(OperatorKind kind, const Call& call) noexcept;
+
+// 0 where the operator, its sizes or the current device have no use for an exchange.
+size_t exchange_bytes(OperatorKind kind, const Call& call) noexcept;
 
 aim_kernels::Status launch(OperatorKind kind, const Call& call, cudaStream_t stream) noexcept;
 

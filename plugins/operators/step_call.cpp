@@ -74,6 +74,7 @@ aim_kernels::Mamba2LayersParams mamba2_layers_params(const Call& call) noexcept 
     p.ssm_state_out = call.outputs[mamba2_layers::ssm_state_out];
     p.workspace = call.workspace;
     p.workspace_size = call.workspace_size;
+    p.exchange = call.exchange;
     return p;
 }
 

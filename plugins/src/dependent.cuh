@@ -32,6 +32,36 @@ __device__ __forceinline__ void prefetch_to_l2(const void* from, unsigned bytes)
 #endif
 }
 
+#if !defined(AIM_KERNELS_EMULATED) && CUDART_VERSION >= 12000
+// AIM_KERNELS_SERIAL is for measuring what the overlap is worth.
+#ifdef AIM_KERNELS_SERIAL
+constexpr bool kOverlaps = false;
+#else
+constexpr bool kOverlaps = true;
+#endif
+
+// With `other`, an attribute beside the overlap, or null.
+template <typename Args>
+Status launch_overlapping(const char* op, void (*kernel)(Args), int blocks, int threads, size_t smem, cudaStream_t stream,
+                          const Args& args, const cudaLaunchAttribute* other) noexcept {
+    const void* function = reinterpret_cast<const void*>(kernel);
+    AIM_CHECK(launched(op, allow_shared_memory(function, smem)));
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = kOverlaps ? 1 : 0;
+    if (other != nullptr) attributes[1] = *other;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = smem;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = other != nullptr ? 2 : 1;
+    void* pointers[] = {const_cast<Args*>(&args)};
+    return launched(op, cudaLaunchKernelExC(&config, function, pointers));
+}
+#endif
+
 // As launch_kernel, for kernels that call wait_for_previous in every thread that reads or writes. `cluster` neighbouring
 // blocks, up to 8, are a cluster; more than one on devices of dependent_launch only.
 template <typename Args>
@@ -43,33 +73,35 @@ Status launch_dependent(const char* op, void (*kernel)(Args), int64_t blocks, in
                                                 dim3(static_cast<unsigned>(threads)), smem, stream, args, cluster));
     }
 #elif CUDART_VERSION >= 12000
-// AIM_KERNELS_SERIAL is for measuring what the overlap is worth.
-#ifdef AIM_KERNELS_SERIAL
-    constexpr bool overlaps = false;
-#else
-    constexpr bool overlaps = true;
-#endif
-    if (blocks <= INT32_MAX && (overlaps || cluster > 1) && device_info().dependent_launch) {
-        const void* function = reinterpret_cast<const void*>(kernel);
-        AIM_CHECK(launched(op, allow_shared_memory(function, smem)));
-        cudaLaunchAttribute attributes[2] = {};
-        attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[0].val.programmaticStreamSerializationAllowed = overlaps ? 1 : 0;
-        attributes[1].id = cudaLaunchAttributeClusterDimension;
-        attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-        attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(static_cast<unsigned>(blocks));
-        config.blockDim = dim3(static_cast<unsigned>(threads));
-        config.dynamicSmemBytes = smem;
-        config.stream = stream;
-        config.attrs = attributes;
-        config.numAttrs = cluster > 1 ? 2 : 1;
-        void* pointers[] = {const_cast<Args*>(&args)};
-        return launched(op, cudaLaunchKernelExC(&config, function, pointers));
+    if (blocks <= INT32_MAX && (kOverlaps || cluster > 1) && device_info().dependent_launch) {
+        cudaLaunchAttribute clusters = {};
+        clusters.id = cudaLaunchAttributeClusterDimension;
+        clusters.val.clusterDim.x = static_cast<unsigned>(cluster);
+        clusters.val.clusterDim.y = clusters.val.clusterDim.z = 1;
+        return launch_overlapping(op, kernel, static_cast<int>(blocks), threads, smem, stream, args,
+                                  cluster > 1 ? &clusters : nullptr);
     }
 #endif
     return launch_kernel(op, kernel, blocks, threads, smem, stream, args);
+}
+
+// For kernels whose blocks wait for each other: all are on the device at once, or the launch is refused. `overlaps`: with
+// the kernel before, as launch_dependent.
+template <typename Args>
+Status launch_together(const char* op, void (*kernel)(Args), int blocks, int threads, size_t smem, cudaStream_t stream,
+                       const Args& args, bool overlaps) noexcept {
+#if !defined(AIM_KERNELS_EMULATED) && CUDART_VERSION >= 12000
+    if (overlaps && kOverlaps && device_info().dependent_launch) {
+        cudaLaunchAttribute together = {};
+        together.id = cudaLaunchAttributeCooperative;
+        together.val.cooperative = 1;
+        return launch_overlapping(op, kernel, blocks, threads, smem, stream, args, &together);
+    }
+#else
+    (void)overlaps;
+#endif
+    return launched(op, AIM_LAUNCH_TOGETHER(kernel, dim3(static_cast<unsigned>(blocks)),
+                                            dim3(static_cast<unsigned>(threads)), smem, stream, args));
 }
 
 }  // namespace detail

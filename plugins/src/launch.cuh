@@ -60,13 +60,5 @@ inline Status clear_workspace(const char* op, void* workspace, size_t bytes, cud
     return fail(Status::kCudaError, "%s: the workspace could not be cleared: %s", op, cudaGetErrorString(error));
 }
 
-// For kernels whose blocks wait for each other: all are on the device at once, or the launch is refused.
-template <typename Args>
-Status launch_together(const char* op, void (*kernel)(Args), int blocks, int threads, size_t smem, cudaStream_t stream,
-                       const Args& args) noexcept {
-    return launched(op, AIM_LAUNCH_TOGETHER(kernel, dim3(static_cast<unsigned>(blocks)),
-                                            dim3(static_cast<unsigned>(threads)), smem, stream, args));
-}
-
 }  // namespace detail
 }  // namespace aim_kernels

@@ -7,14 +7,18 @@
 namespace aim_kernels {
 namespace detail {
 
-// A number, or two of float16, on the way from one block to another in the low half; in the high half the number of the
-// layer it belongs to, counted from 1. The two travel in one store, so that whoever reads the second has the first: no
-// barrier, no fence.
+// A number, or two of float16, on the way from one block to another in the low half; in the high half the tag of the
+// layer it belongs to. The two travel in one store, so that whoever reads the second has the first: no barrier, no fence.
 //
 // A place is written anew in every layer. By then whoever needs it has read it: a number of the next layer follows from
 // all features of out_proj in this one, those from all lines of y, those from all features of in_proj. So a block may
 // rely on zxbcdt only before it has sent what it owes of y or of out_proj's features, and on y and hidden only for
 // features that it owes.
+//
+// A call's layers have the tags after those that the calls before it on the same memory gave: none in the workspace,
+// which a call clears; in the exchange the first numbers say how many. So what a call finds has tags before its own, and
+// no older than the last call's: whatever is waited for in a layer was sent in that layer of that call, too, whichever
+// rows are active. Tags are compared by the sign of their difference, and may go past 2^32.
 using Word = unsigned long long;
 
 // A matrix of every layer. Its features are divided among the blocks, a block's into units that come from memory as one,
@@ -41,6 +45,7 @@ struct ResidentArgs {
     int blocks_a_row = 0;   // that share the state of a row
     int lines_a_block = 0;  // of the d_inner lines of d_state numbers that a row's state has
     int x_stride = 0;       // elements from one row of a product's input to the next, in shared memory
+    unsigned* given = nullptr;  // tags, by the calls before, for each block to read and to count on; null: none
     Word* zxbcdt = nullptr; // (rows, d_in_proj)
     Word* y = nullptr;      // (rows, d_inner / 2), gated, two numbers a word
     Word* hidden = nullptr; // (rows, d_model / 2), likewise
@@ -62,6 +67,7 @@ __device__ __forceinline__ int64_t place_of(const StepEnds& ends, int position) 
 // `ends`: of a step; null for its layers alone.
 bool resident_fits(const Mamba2LayersParams& params, const StepEnds* ends, const DeviceInfo& device) noexcept;
 size_t resident_workspace(const Mamba2LayersParams& params) noexcept;
+size_t resident_exchange(const Mamba2LayersParams& params, const DeviceInfo& device) noexcept;
 Status launch_resident(const Mamba2LayersParams& params, const StepEnds* ends, const DeviceInfo& device,
                        cudaStream_t stream) noexcept;
 

@@ -32,7 +32,7 @@ __host__ __device__ inline ResidentLayout layout_of(const ResidentArgs& a, int u
     at.scratch = at.lines + (a.lines_a_block + 16) * static_cast<int>(sizeof(LineInput));
     const int head = at.x + kResidentThreads * kPartialLine * 4;  // its partial sums lie where x and the rest were
     if (a.head.features > 0 && at.scratch < head) at.scratch = head;
-    at.total = at.scratch + 2 * kResidentWarps * 4;
+    at.total = at.scratch + 2 * kResidentWarps * 4 + 16;  // with the tags given
     return at;
 }
 

@@ -28,6 +28,9 @@ Product divide(const void* weight, const float* scale, int features, int inputs,
     return m;
 }
 
+// Of the exchange's first part: the tags given, a number a block. The words come after it.
+size_t given_bytes(int blocks) noexcept { return aligned(static_cast<size_t>(blocks) * sizeof(unsigned)); }
+
 ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int blocks) noexcept {
     ResidentArgs a;
     a.p = p;
@@ -47,6 +50,10 @@ ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int bl
     const int longest = a.d_inner > p.d_model ? a.d_inner : p.d_model;
     a.x_stride = static_cast<int>(ceil_div(longest - 32, 64)) * 64 + 32;
     a.zxbcdt = static_cast<Word*>(p.workspace);
+    if (p.exchange != nullptr) {
+        a.given = static_cast<unsigned*>(p.exchange);
+        a.zxbcdt = reinterpret_cast<Word*>(static_cast<unsigned char*>(p.exchange) + given_bytes(blocks));
+    }
     a.y = a.zxbcdt + p.rows * width;
     a.hidden = a.y + p.rows * a.d_inner / 2;
     return a;
@@ -68,7 +75,7 @@ template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 Status launch_sized(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
     const size_t smem = static_cast<size_t>(layout_of(a, a.units).total);
     return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, blocks_of(device), kResidentThreads + 32, smem,
-                           stream, a);
+                           stream, a, a.given != nullptr);
 }
 
 template <typename S, typename W, int WIDTH, bool EXACT>
@@ -119,13 +126,18 @@ bool resident_fits(const Mamba2LayersParams& p, const StepEnds* ends, const Devi
 
 size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
     const int64_t d_inner = static_cast<int64_t>(p.nheads) * p.headdim;
-    const int64_t words = 3 * d_inner + 2 * static_cast<int64_t>(p.ngroups) * p.d_state + p.nheads + p.d_model;
+    const int64_t width = 2 * d_inner + 2 * static_cast<int64_t>(p.ngroups) * p.d_state + p.nheads;
+    const int64_t words = width + d_inner / 2 + p.d_model / 2;
     return static_cast<size_t>(p.rows * words) * sizeof(Word);
+}
+
+size_t resident_exchange(const Mamba2LayersParams& p, const DeviceInfo& device) noexcept {
+    return given_bytes(blocks_of(device)) + resident_workspace(p);
 }
 
 Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device,
                        cudaStream_t stream) noexcept {
-    AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
+    if (p.exchange == nullptr) AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
     ResidentArgs a = arguments(p, ends, blocks_of(device));
     a.units = units_of(a, device);
     if (p.weight_bits == 8) {

@@ -4,7 +4,7 @@
 // several independent numbers, do it in the fewest instructions.
 #pragma once
 
-#include "launch.cuh"
+#include "dependent.cuh"
 #include "layers_ends.cuh"
 
 namespace aim_kernels {
@@ -60,6 +60,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
           line_count(state_row < rows ? max(0, min(args.lines_a_block, d_inner() - first_line)) : 0),
           state_at((state_row * args.p.layers * d_inner() + first_line + warp * LINES) * d_state() + lane * 4),
           state_kept(line_count > 0 && !row_is_inactive(args.p.active, state_row)) {
+        if (tid == 0) *given() = take_tags(args);  // there after the first norm's barriers
         if (tid < 2 * d_state()) of_bc.be(*this, state_row, d_inner() + tid);
         if (tid < line_count) of_line.be(*this, state_row, first_line + tid);
         const int feature = static_cast<int>(blockIdx.x) * a.product[0].a_block + tid / ROWS;
@@ -78,6 +79,12 @@ struct Resident : Sizes<WIDTH, EXACT> {
 
     // Whether the step's ends are this kernel's, too.
     __device__ __forceinline__ bool whole_step() const { return a.ends.logits != nullptr; }
+
+    // How many tags calls gave before this one; in shared memory, for there is no register to spare.
+    __device__ __forceinline__ unsigned* given() const {
+        return reinterpret_cast<unsigned*>(scratch + 2 * kResidentWarps);
+    }
+    __device__ __forceinline__ unsigned tag_of(int layer) const { return *given() + static_cast<unsigned>(layer + 1); }
 
     static __device__ __forceinline__ void barrier() { named_barrier<1, kResidentThreads>(); }
 
@@ -117,7 +124,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     // residual += gate * what the layer before gave.
     __device__ __forceinline__ void add_branch(int before, const float2 (&gate)[HALF]) {
         float2 hidden[HALF];
-        receive_pairs<STEP / 2>(a.hidden + (row * d_model() + col) / 2, model_count, before, hidden);
+        receive_pairs<STEP / 2>(a.hidden + (row * d_model() + col) / 2, model_count, tag_of(before), hidden);
 #pragma unroll
         for (int i = 0; i < HALF; ++i) {
             residual[i].x = fmaf(hidden[i].x, gate[i].x, residual[i].x);
@@ -167,10 +174,10 @@ struct Resident : Sizes<WIDTH, EXACT> {
         float total = mine ? sum_warps(partial + tid * kPartialLine) : 0.0f;
         if (sizeof(W) == 1) total *= scale;
         if (which == 0) {
-            if (mine) send(to + of_row * width() + at, total, layer);
+            if (mine) send(to + of_row * width() + at, total, tag_of(layer));
         } else {
             const float next = __shfl_down_sync(0xffffffffu, total, ROWS);
-            if (mine && feature % 2 == 0) send_pair(to + (of_row * d_model() + at) / 2, total, next, layer);
+            if (mine && feature % 2 == 0) send_pair(to + (of_row * d_model() + at) / 2, total, next, tag_of(layer));
         }
         return total;
     }
@@ -185,7 +192,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
             const Word* const at[4] = {mine, from + d_inner() + conv_dim() + head, from + d_inner() + of_line.channel,
                                        from + of_line.channel};
             float got[4];
-            receive(at, layer, got);
+            receive(at, tag_of(layer), got);
             const float dt = softplus(got[1] + dt_bias), value = of_line.value(d_conv(), got[2]);
             bc[tid] = of_bc.value(d_conv(), got[0]);
             lines[tid] = {dt * value, __expf(dt * A), D * value, silu(got[3])};
@@ -193,7 +200,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
         } else if (tid < 2 * d_state()) {
             const Word* const at[1] = {mine};
             float got[1];
-            receive(at, layer, got);
+            receive(at, tag_of(layer), got);
             bc[tid] = of_bc.value(d_conv(), got[0]);
         }
     }
@@ -237,7 +244,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
             const float value = (warp_sum4(sum, lane) + in.skip) * in.gate;
             const float next = __shfl_down_sync(0xffffffffu, value, 8);
             if (lane % 16 == 0 && of < line_count) {
-                send_pair(a.y + (state_row * d_inner() + first_line + of) / 2, value, next, layer);
+                send_pair(a.y + (state_row * d_inner() + first_line + of) / 2, value, next, tag_of(layer));
             }
         }
     }
@@ -246,7 +253,7 @@ struct Resident : Sizes<WIDTH, EXACT> {
     __device__ __forceinline__ void gated_norm(int layer) {
         float2 weight[PAIRS], y[PAIRS];
         load_pairs(p.gated_norm_weight + layer * d_inner() + col, inner_count, weight);
-        receive_pairs<STEP / 2>(a.y + (row * d_inner() + col) / 2, inner_count, layer, y);
+        receive_pairs<STEP / 2>(a.y + (row * d_inner() + col) / 2, inner_count, tag_of(layer), y);
         float squares = 0.0f;
 #pragma unroll
         for (int i = 0; i < PAIRS; ++i) {
@@ -315,8 +322,11 @@ __global__ void __launch_bounds__(kResidentThreads + 32, 1) resident_kernel(cons
     ring.init(a.units);
     __syncthreads();
     if (threadIdx.x >= kResidentThreads) {
-        ring.fetch<W>(a, static_cast<int>(threadIdx.x) % 32);
+        ring.fetch<W>(a, static_cast<int>(threadIdx.x) % 32);  // the header says who may have written the weights
     } else {
+        wait_for_previous();
+        // All blocks are on the device: whoever starts takes none's place.
+        let_next_start();
         Resident<S, W, WIDTH, ROWS, EXACT>(a, smem, at, ring).run();
     }
 }

@@ -25,8 +25,23 @@ __device__ __forceinline__ Word load_word(const Word* from) {
 #endif
 }
 
-__device__ __forceinline__ void send_bits(Word* to, unsigned bits, int layer) {
-    const Word word = static_cast<Word>(layer + 1) << 32 | bits;
+// How many tags calls gave before this one, which counts its own on. By one thread of each block, which has a number of
+// its own: no block needs to know how far another is. Past L1, where the line may be from a call before.
+__device__ __forceinline__ unsigned take_tags(const ResidentArgs& a) {
+    if (a.given == nullptr) return 0;
+    unsigned* const at = a.given + blockIdx.x;
+#ifdef AIM_KERNELS_EMULATED
+    const unsigned given = *at;
+#else
+    unsigned given;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(given) : "l"(at) : "memory");
+#endif
+    *at = given + static_cast<unsigned>(a.p.layers);
+    return given;
+}
+
+__device__ __forceinline__ void send_bits(Word* to, unsigned bits, unsigned tag) {
+    const Word word = static_cast<Word>(tag) << 32 | bits;
 #ifdef AIM_KERNELS_EMULATED
     *to = word;
 #else
@@ -34,34 +49,37 @@ __device__ __forceinline__ void send_bits(Word* to, unsigned bits, int layer) {
 #endif
 }
 
-__device__ __forceinline__ void send(Word* to, float value, int layer) {
-    send_bits(to, __float_as_uint(value), layer);
+__device__ __forceinline__ void send(Word* to, float value, unsigned tag) {
+    send_bits(to, __float_as_uint(value), tag);
 }
 
 // As float16, which is what all blocks read at least half of. Past its range, its largest number: that it is large then
 // counts, and not how large.
-__device__ __forceinline__ void send_pair(Word* to, float first, float second, int layer) {
+__device__ __forceinline__ void send_pair(Word* to, float first, float second, unsigned tag) {
     constexpr float most = 65504.0f;
-    send_bits(to, pack2<__half>(fminf(fmaxf(first, -most), most), fminf(fmaxf(second, -most), most)), layer);
+    send_bits(to, pack2<__half>(fminf(fmaxf(first, -most), most), fminf(fmaxf(second, -most), most)), tag);
 }
 
-__device__ __forceinline__ int layer_of(Word word) { return static_cast<int>(word >> 32) - 1; }
+// Less than 0: the word is of an earlier layer, or call, than the tag.
+__device__ __forceinline__ int age_of(Word word, unsigned tag) {
+    return static_cast<int>(static_cast<unsigned>(word >> 32) - tag);
+}
 __device__ __forceinline__ unsigned bits_in(Word word) { return static_cast<unsigned>(word); }
 __device__ __forceinline__ float number_in(Word word) { return __uint_as_float(bits_in(word)); }
 
 // N words, all asked for at once and, until they are there, all again. A later layer's will do: it is met only by a
-// block that has no use for the number.
+// block that has no use for the number. Never a later call's: that waits for all blocks of this one before it sends.
 template <int N>
-__device__ __forceinline__ void receive(const Word* const (&from)[N], int layer, float (&out)[N]) {
+__device__ __forceinline__ void receive(const Word* const (&from)[N], unsigned tag, float (&out)[N]) {
     Word word[N];
     int oldest;
     do {
 #pragma unroll
         for (int i = 0; i < N; ++i) word[i] = load_word(from[i]);
-        oldest = layer;
+        oldest = 0;
 #pragma unroll
-        for (int i = 0; i < N; ++i) oldest = min(oldest, layer_of(word[i]));
-    } while (oldest < layer);
+        for (int i = 0; i < N; ++i) oldest = min(oldest, age_of(word[i], tag));
+    } while (oldest < 0);
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = number_in(word[i]);
 }
@@ -69,12 +87,12 @@ __device__ __forceinline__ void receive(const Word* const (&from)[N], int layer,
 // The same for `count` of N pairs of numbers, STEP words apart; where count is less, 0. One lane waits, by its last word,
 // before all ask: what every block asks for over and over is more than the memory would carry on the side.
 template <int STEP, int N>
-__device__ __forceinline__ void receive_pairs(const Word* from, int count, int layer, float2 (&out)[N]) {
+__device__ __forceinline__ void receive_pairs(const Word* from, int count, unsigned tag, float2 (&out)[N]) {
     Word word[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) word[i] = static_cast<Word>(layer + 1) << 32;
+    for (int i = 0; i < N; ++i) word[i] = static_cast<Word>(tag) << 32;
     if (count > 0 && threadIdx.x % 32 == 0) {
-        while (layer_of(load_word(from + (count - 1) * STEP)) < layer) {
+        while (age_of(load_word(from + (count - 1) * STEP), tag) < 0) {
         }
     }
     __syncwarp();
@@ -84,10 +102,10 @@ __device__ __forceinline__ void receive_pairs(const Word* from, int count, int l
         for (int i = 0; i < N; ++i) {
             if (i < count) word[i] = load_word(from + i * STEP);
         }
-        oldest = layer;
+        oldest = 0;
 #pragma unroll
-        for (int i = 0; i < N; ++i) oldest = min(oldest, layer_of(word[i]));
-    } while (oldest < layer);
+        for (int i = 0; i < N; ++i) oldest = min(oldest, age_of(word[i], tag));
+    } while (oldest < 0);
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = unpack2<__half>(bits_in(word[i]));
 }

@@ -233,6 +233,7 @@ Status validate(const Mamba2LayersParams& p) noexcept {
         AIM_CHECK(check_pointer(kOp, entry.name, entry.pointer));
         AIM_CHECK(check_aligned_16(kOp, entry.name, entry.pointer));
     }
+    if (p.exchange != nullptr) AIM_CHECK(check_aligned_16(kOp, "exchange", p.exchange));
     if (p.weight_bits != 0) {
         AIM_CHECK(check_pointer(kOp, "in_proj_scale", p.in_proj_scale));
         AIM_CHECK(check_pointer(kOp, "out_proj_scale", p.out_proj_scale));
@@ -248,6 +249,10 @@ Status validate(const Mamba2LayersParams& p) noexcept {
 bool resident(const Mamba2LayersParams& p) noexcept {
     const DeviceInfo device = device_info();
     return device.status == Status::kSuccess && validate_shapes(p) == Status::kSuccess && resident_fits(p, nullptr, device);
+}
+
+size_t exchange_bytes(const Mamba2LayersParams& p) noexcept {
+    return resident(p) ? resident_exchange(p, device_info()) : 0;
 }
 
 Status launch(const Mamba2LayersParams& p, cudaStream_t stream) noexcept {

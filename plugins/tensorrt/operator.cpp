@@ -98,7 +98,7 @@ size_t Operator::workspace(const PluginTensorDesc* inputs, int count) const noex
 bool Operator::check_device() const noexcept { return succeeded(*mRow, aim_kernels::check_device()); }
 
 int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* const* inputs, void* const* outputs,
-                          void* workspace, cudaStream_t stream) const noexcept {
+                          void* workspace, Exchange& exchange, cudaStream_t stream) const noexcept {
     Call call;
     if (!fill(descriptions, input_count(), call)) return 1;
     for (int i = 0; i < input_count(); ++i) call.inputs[mTensors.inputs[i] - mRow->inputs] = inputs[i];
@@ -121,6 +121,7 @@ int32_t Operator::enqueue(const PluginTensorDesc* descriptions, const void* cons
     const bool step = call.sizes.of[kLength] == 1;
     call.workspace_size =
         !scan ? workspace_bytes(mRow->kind, call) : (step ? 0 : static_cast<size_t>(mAttributes.scan_workspace));
+    call.exchange = exchange.memory(mRow->name, call.sizes.of[kRows], exchange_bytes(mRow->kind, call), stream);
     return succeeded(*mRow, launch(mRow->kind, call, stream)) ? 0 : 1;
 }
 

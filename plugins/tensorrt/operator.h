@@ -5,6 +5,7 @@
 #include <NvInferRuntime.h>
 
 #include "attributes.h"
+#include "exchange.h"
 #include "shapes.h"
 
 namespace aim_edge {
@@ -44,9 +45,10 @@ public:
     // Whether the library has code for the current GPU. False after logging which it has.
     bool check_device() const noexcept;
 
-    // 0, or 1 after logging why. Allocates nothing, waits for nothing.
+    // 0, or 1 after logging why. Waits for nothing, and allocates nothing but what it asks of `exchange`, which is the
+    // caller's own.
     int32_t enqueue(const nvinfer1::PluginTensorDesc* descriptions, const void* const* inputs, void* const* outputs,
-                    void* workspace, cudaStream_t stream) const noexcept;
+                    void* workspace, Exchange& exchange, cudaStream_t stream) const noexcept;
 
 private:
     // Below TensorRT 10 a builder is free to run an operator in any type that it has, and takes float32 where it has

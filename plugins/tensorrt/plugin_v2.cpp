@@ -145,7 +145,7 @@ size_t PluginV2::getWorkspaceSize(const PluginTensorDesc* in, int32_t inputs, co
 
 int32_t PluginV2::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, const void* const* inputs,
                           void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
-    return mOperator.enqueue(in, inputs, outputs, workspace, stream);
+    return mOperator.enqueue(in, inputs, outputs, workspace, mExchange, stream);
 }
 
 nvinfer1::IPluginV2DynamicExt* PluginV2::clone() const noexcept {

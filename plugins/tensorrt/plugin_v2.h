@@ -44,6 +44,7 @@ public:
 
 private:
     Operator mOperator;
+    Exchange mExchange;
     std::string mNamespace;
     bool mRefused = false;  // shapes did not fit: no format is supported, so that the build ends
 };

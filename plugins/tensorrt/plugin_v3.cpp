@@ -104,7 +104,7 @@ int32_t PluginV3::onShapeChange(const PluginTensorDesc* in, int32_t inputs, cons
 
 int32_t PluginV3::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, const void* const* inputs,
                           void* const* outputs, void* workspace, cudaStream_t stream) noexcept {
-    return mOperator.enqueue(in, inputs, outputs, workspace, stream);
+    return mOperator.enqueue(in, inputs, outputs, workspace, mExchange, stream);
 }
 
 nvinfer1::IPluginV3* PluginV3::attachToContext(nvinfer1::IPluginResourceContext*) noexcept { return clone(); }

@@ -58,6 +58,7 @@ public:
 
 private:
     Operator mOperator;
+    Exchange mExchange;
     Fields mFields;
 };
 

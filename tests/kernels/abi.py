@@ -180,6 +180,7 @@ class Mamba2LayersParams(Params):
         *_each(c_void_p, "out_proj in_proj_scale out_proj_scale conv_state_in conv_state_out ssm_state_in"),
         *_each(c_void_p, "ssm_state_out residual_out active workspace"),
         ("workspace_size", c_uint64),
+        ("exchange", c_void_p),
     ]
 
 
@@ -265,6 +266,7 @@ class Library:
             function.argtypes = [ctypes.POINTER(OPERATORS[name]), ctypes.POINTER(c_uint64)]
         for name in ("mamba2_layers", "mamba2_step"):
             getattr(self._c, f"aim_{name}_resident").argtypes = [ctypes.POINTER(OPERATORS[name])]
+        self._c.aim_mamba2_layers_exchange.argtypes = [ctypes.POINTER(Mamba2LayersParams), ctypes.POINTER(c_uint64)]
         for name in ("last_error", "status_message", "supported_archs"):
             getattr(self._c, f"aim_{name}").restype = ctypes.c_char_p
         self._c.aim_status_message.argtypes = [c_int]
@@ -278,6 +280,12 @@ class Library:
     def workspace(self, name: str, params: Params) -> int:
         size = c_uint64()
         self._check(getattr(self._c, f"aim_{name}_workspace")(ctypes.byref(params), ctypes.byref(size)))
+        return size.value
+
+    def exchange(self, layers: Mamba2LayersParams) -> int:
+        """Bytes; 0 where the device does not take these layers with one kernel."""
+        size = c_uint64()
+        self._check(self._c.aim_mamba2_layers_exchange(ctypes.byref(layers), ctypes.byref(size)))
         return size.value
 
     def resident(self, params: Mamba2LayersParams | Mamba2StepParams) -> bool:

@@ -147,11 +147,13 @@ LAYERS = [  # any sizes, and AiM's own
     *(test_mamba2_layers.AIM_B.but(rows=rows, layers=2) for rows in (2, 4)),
     test_mamba2_layers.INT8.but(rows=3, layers=3, inactive=True),
     test_mamba2_layers.AIM_B.but(weight_bits=8, layers=2),
+    test_mamba2_layers.AIM_B.but(layers=2, exchange=True),
 ]
 STEPS = [
     test_mamba2_step.BASE.but({"rows": 4, "inactive": True}, images=2, vocab_size=1402),
     test_mamba2_step.chain(test_mamba2_step.BASE, FLOAT32),
     *(test_mamba2_step.WHOLE_B.but({"layers": 2, "weight_bits": bits}) for bits in (0, 8)),
+    test_mamba2_step.BASE.but({"rows": 4, "inactive": True, "exchange": True}, images=2),
 ]
 LAZY_STEPS = [  # over a first fold and another
     LazyCase("lazy", steps=18, in_place=True, inactive=True),

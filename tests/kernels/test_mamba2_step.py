@@ -58,6 +58,8 @@ FACTORS: list[dict[str, Any]] = [
     {"layers": {"nheads": 14}},
     {"layers": {"ssm_state_dtype": FLOAT16, "conv_state_dtype": FLOAT16}},
     {"layers": {"rows": 4, "inactive": True}},
+    {"layers": {"exchange": True}},
+    {"layers": {"exchange": True, "rows": 4, "inactive": True}, "images": 2},
 ]
 # The head's features: one, several units of a block, more than there are threads to sum at once.
 HEADS: list[dict[str, Any]] = [
@@ -69,6 +71,7 @@ INT8: list[dict[str, Any]] = [
     {"layers": {"d_model": 128, "weight_bits": 8}, "vocab_size": 1000},
     {"layers": {"d_model": 192, "weight_bits": 8, "rows": 4, "layers": 1}, "vocab_size": 1402, "images": 2},
     {"layers": {"d_model": 64, "weight_bits": 8, "inactive": True}, "position_offset": 0},
+    {"layers": {"d_model": 64, "weight_bits": 8, "rows": 3, "exchange": True}, "images": 3},
 ]
 CHAIN: list[dict[str, Any]] = [
     {"layers": {"ngroups": 2}},
@@ -78,7 +81,8 @@ CHAIN: list[dict[str, Any]] = [
 
 
 def chain(case: StepCase, dtype: int) -> StepCase:
-    return dataclasses.replace(case, layers=dataclasses.replace(case.layers, dtype=dtype, resident=False))
+    layers = dataclasses.replace(case.layers, dtype=dtype, resident=False, exchange=False)
+    return dataclasses.replace(case, layers=layers)
 
 
 CASES = [
@@ -90,6 +94,7 @@ CASES = [
     *(WHOLE_B.but({"rows": rows}, images=rows // 2) for rows in (2, 4)),
     *(WHOLE_XL.but({"rows": rows}, images=rows // 2) for rows in (2, 4)),
     *(case.but({"rows": rows, "weight_bits": 8}, images=rows // 2) for case in (WHOLE_B, WHOLE_XL) for rows in (2, 4)),
+    *(WHOLE_B.but({"rows": rows, "exchange": True}, images=rows // 2) for rows in (2, 4)),
     chain(WHOLE_B.but({"rows": 128}, images=64), FLOAT16),
 ]
 
@@ -202,13 +207,32 @@ def test_the_states_may_be_others(device: Device) -> None:
     test_mamba2_layers.check_states(whole.placed, np.ones(whole.case.layers.rows, bool))
 
 
+@pytest.mark.parametrize("case", [BASE, BASE.but({"rows": 4, "inactive": True}, images=2), BASE.but(**INT8[0]),
+                                  BASE.but({"d_model": 32, "nheads": 2, "headdim": 16, "d_state": 16}), WHOLE_B],
+                         ids=str)  # fmt: skip
+def test_an_exchange_changes_no_bit(device: Device, case: StepCase) -> None:
+    rows = case.layers.rows
+    active = np.arange(rows) % 2 == 1 if case.layers.inactive else None
+    plain, exchanging = (place(device, case, seed=5, active=active) for _ in range(2))
+    test_mamba2_layers.exchange_from(device, exchanging.placed)
+    exchanging.params.layers.exchange = exchanging.placed.params.exchange
+    for step in range(3):
+        for whole in (plain, exchanging):
+            run(device, whole, step)
+        assert (plain.logits.read() == exchanging.logits.read()).all()
+        for name in ("conv_out", "ssm_out"):
+            first, second = (getattr(whole.placed, name).read().view(np.uint8) for whole in (plain, exchanging))
+            assert (first == second).all(), f"{name} of step {step}"
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("exchange", (False, True))
 @pytest.mark.parametrize("case", [WHOLE_B, WHOLE_XL.but({"rows": 4}, images=2)], ids=str)
 def test_a_captured_step_gives_the_same_bits_each_time(
-    gpu_library: Library, cuda_memory: CudaMemory, case: StepCase
+    gpu_library: Library, cuda_memory: CudaMemory, case: StepCase, exchange: bool
 ) -> None:
     device = Device(gpu_library, cuda_memory, emulated=False)
-    whole = place(device, case.but({"in_place": False}), seed=4)
+    whole = place(device, case.but({"in_place": False, "exchange": exchange}), seed=4)
     run(device, whole, 3)  # kernels load at their first launch, which a capture may not allow
     first = whole.logits.read().copy()
     with cuda_memory.captured(device.library, "mamba2_step", whole.params) as replay:

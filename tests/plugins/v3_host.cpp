@@ -8,12 +8,16 @@
 // Compiled with AIM_KERNELS_EMULATED it runs a library with emulated kernels on the CPU, without CUDA graphs.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <memory>
 
 #include "v3_exprs.h"
 #include "v3_plugin.h"
 #include "v3_table.h"
+#ifdef AIM_KERNELS_EMULATED
+#include "emulated/captured.h"
+#endif
 
 using namespace nvinfer1;
 
@@ -118,8 +122,19 @@ int64_t check_build(const Case& c, const Plugin& plugin) {
     return static_cast<int64_t>(build->getWorkspaceSize(all.data(), inputs, all.data() + inputs, outputs));
 }
 
+// Whether this device runs the case with the kernel that takes all layers, whose plugin keeps memory between its runs.
+bool keeps_memory(const Case& c) {
+    int major = 9;
+#ifndef AIM_KERNELS_EMULATED
+    cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
+#endif
+    return c.name.rfind("one kernel", 0) == 0 && major >= 9;
+}
+
 // One run of `plugin`, and how far from the reference each output is; with a graph, what is captured is run twice.
-void check_enqueue(const Case& c, const Plugin& plugin, const char* who, size_t workspace, bool in_place, bool graph) {
+// `first`: the plugin has not run before.
+void check_enqueue(const Case& c, const Plugin& plugin, const char* who, size_t workspace, bool in_place, bool graph,
+                   bool first = false) {
     IPluginV3OneRuntime* runtime = plugin.runtime();
     const auto in = descriptions(c.inputs), out = descriptions(c.outputs);
     const auto inputs = static_cast<int32_t>(in.size()), outputs = static_cast<int32_t>(out.size());
@@ -156,6 +171,10 @@ void check_enqueue(const Case& c, const Plugin& plugin, const char* who, size_t 
         cudaGraphExecDestroy(executable);
         cudaGraphDestroy(captured);
     }
+#else
+    if (graph) {
+        code = runtime->enqueue(in.data(), out.data(), sources.data(), targets.data(), scratch.get(), captured_stream());
+    }
 #endif
     if (!graph) code = runtime->enqueue(in.data(), out.data(), sources.data(), targets.data(), scratch.get(), stream);
     cuda_check(cudaStreamSynchronize(stream), "the run");
@@ -168,6 +187,12 @@ void check_enqueue(const Case& c, const Plugin& plugin, const char* who, size_t 
         const double error = relative_error(found.values, c.outputs[i].values);
         expect(error <= c.bounds[i], c, "%s: %s is %.2e from the reference; at most %.0e", who, found.name.c_str(),
                error, c.bounds[i]);
+    }
+    if (keeps_memory(c)) {
+        // It can't be had while the stream is captured: the workspace then does, as without it.
+        const auto left = scratch.bytes();
+        const bool untouched = std::all_of(left.begin(), left.end(), [](unsigned char byte) { return byte == 0xff; });
+        expect(untouched != (graph && first), c, "%s: the workspace is %s", who, untouched ? "not used" : "used");
     }
     sources[0] = nullptr;
     expect(runtime->enqueue(in.data(), out.data(), sources.data(), targets.data(), scratch.get(), nullptr) != 0, c,
@@ -200,9 +225,15 @@ void run(const Case& c, IPluginCreatorV3One& creator) {
     delete again.object;
 
     const auto size = static_cast<size_t>(workspace);
-    check_enqueue(c, copy, "clone", size, false, false);
+    check_enqueue(c, copy, "clone", size, false, false, true);
     check_enqueue(c, attached, "recreated", size, false, false);
     check_enqueue(c, attached, "in place", size, true, false);
+    const Plugin captured{attached.object->clone()};
+    if (keeps_memory(c) && expect(captured.object != nullptr, c, "clone failed")) {
+        check_enqueue(c, captured, "captured first", size, false, true, true);
+        check_enqueue(c, captured, "after the capture", size, false, false);
+    }
+    delete captured.object;
 #ifndef AIM_KERNELS_EMULATED
     check_enqueue(c, attached, "graph", size, false, true);
     check_enqueue(c, attached, "graph in place", size, true, true);
