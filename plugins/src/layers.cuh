@@ -38,6 +38,7 @@ struct ResidentArgs {
     StepEnds ends;          // of mamba2_step; logits null: of mamba2_layers
     Product product[2];     // in_proj, out_proj
     Product head;           // of mamba2_step
+    int blocks = 0;         // of the kernel
     int units = 0;          // that shared memory holds
     int d_inner = 0;
     int conv_dim = 0;

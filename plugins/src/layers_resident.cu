@@ -1,6 +1,8 @@
 // mamba2_layers and mamba2_step for few rows: what the kernel can take, how its work is divided, and its launch.
 #include "layers_resident.cuh"
 
+#include <algorithm>
+
 namespace aim_kernels {
 namespace detail {
 namespace {
@@ -29,9 +31,12 @@ Product divide(const void* weight, const float* scale, int features, int inputs,
 }
 
 // Of the exchange's first part: the tags given, a number a block. The words come after it.
-size_t given_bytes(int blocks) noexcept { return aligned(static_cast<size_t>(blocks) * sizeof(unsigned)); }
+size_t given_bytes(const DeviceInfo& device) noexcept {
+    return aligned(static_cast<size_t>(blocks_of(device)) * sizeof(unsigned));
+}
 
-ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int blocks) noexcept {
+ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device) noexcept {
+    const int blocks = blocks_of(device);
     ResidentArgs a;
     a.p = p;
     a.d_inner = p.nheads * p.headdim;
@@ -45,14 +50,20 @@ ResidentArgs arguments(const Mamba2LayersParams& p, const StepEnds* ends, int bl
         a.head = divide(ends->head, ends->head_scale, ends->vocab_size, p.d_model, item, blocks);
     }
     a.row_shift = p.rows <= 2 ? 1 : 2;
-    a.blocks_a_row = p.rows < blocks ? blocks / static_cast<int>(p.rows) : 1;
-    a.lines_a_block = static_cast<int>(ceil_div(a.d_inner, 2 * a.blocks_a_row)) * 2;
+    const int rows = static_cast<int>(p.rows), most_a_row = rows < blocks ? blocks / rows : 1;
+    a.lines_a_block = static_cast<int>(ceil_div(a.d_inner, 2 * most_a_row)) * 2;
+    a.blocks_a_row = static_cast<int>(ceil_div(a.d_inner, a.lines_a_block));
+    // Who has no share stays away: on a multiprocessor left free the kernel before may still run, or the next wait.
+    a.blocks = rows * a.blocks_a_row;
+    for (const Product& m : {a.product[0], a.product[1], a.head}) {
+        if (m.features > 0) a.blocks = std::max(a.blocks, static_cast<int>(ceil_div(m.features, m.a_block)));
+    }
     const int longest = a.d_inner > p.d_model ? a.d_inner : p.d_model;
     a.x_stride = static_cast<int>(ceil_div(longest - 32, 64)) * 64 + 32;
     a.zxbcdt = static_cast<Word*>(p.workspace);
     if (p.exchange != nullptr) {
         a.given = static_cast<unsigned*>(p.exchange);
-        a.zxbcdt = reinterpret_cast<Word*>(static_cast<unsigned char*>(p.exchange) + given_bytes(blocks));
+        a.zxbcdt = reinterpret_cast<Word*>(static_cast<unsigned char*>(p.exchange) + given_bytes(device));
     }
     a.y = a.zxbcdt + p.rows * width;
     a.hidden = a.y + p.rows * a.d_inner / 2;
@@ -74,7 +85,7 @@ int units_of(const ResidentArgs& a, const DeviceInfo& device) noexcept {
 template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
 Status launch_sized(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
     const size_t smem = static_cast<size_t>(layout_of(a, a.units).total);
-    return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, blocks_of(device), kResidentThreads + 32, smem,
+    return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, a.blocks, kResidentThreads + 32, smem,
                            stream, a, a.given != nullptr);
 }
 
@@ -113,12 +124,12 @@ Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_
 bool resident_fits(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device) noexcept {
     if (p.dtype != DType::kFloat16 || !device.dependent_launch || !device.cooperative || p.rows > kMostRows) return false;
     if (p.ngroups != 1 || p.d_state > 128 || p.conv_state_dtype != p.ssm_state_dtype) return false;
-    const ResidentArgs a = arguments(p, ends, blocks_of(device));
+    const ResidentArgs a = arguments(p, ends, device);
     const int64_t state = p.rows * p.layers * static_cast<int64_t>(a.d_inner) * p.d_state;
     const int chunk = p.weight_bits == 8 ? Chunk<int8_t>::kInputs : Chunk<__half>::kInputs;
     const bool whole_chunks = p.d_model % chunk == 0 && a.d_inner % chunk == 0;
     return whole_chunks && a.product[0].a_unit > 0 && a.product[1].a_unit > 0 && state <= kMostElements &&
-           width_of(a) <= kMostWidth && p.rows * a.blocks_a_row <= blocks_of(device) && a.lines_a_block <= 16 * kResidentWarps &&
+           width_of(a) <= kMostWidth && a.blocks <= blocks_of(device) && a.lines_a_block <= 16 * kResidentWarps &&
            a.product[0].a_block << a.row_shift <= kResidentThreads &&
            a.product[1].a_block << a.row_shift <= kResidentThreads &&
            units_of(a, device) != 0;
@@ -132,13 +143,13 @@ size_t resident_workspace(const Mamba2LayersParams& p) noexcept {
 }
 
 size_t resident_exchange(const Mamba2LayersParams& p, const DeviceInfo& device) noexcept {
-    return given_bytes(blocks_of(device)) + resident_workspace(p);
+    return given_bytes(device) + resident_workspace(p);
 }
 
 Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const DeviceInfo& device,
                        cudaStream_t stream) noexcept {
     if (p.exchange == nullptr) AIM_CHECK(clear_workspace(kOp, p.workspace, resident_workspace(p), stream));
-    ResidentArgs a = arguments(p, ends, blocks_of(device));
+    ResidentArgs a = arguments(p, ends, device);
     a.units = units_of(a, device);
     if (p.weight_bits == 8) {
         return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, int8_t>(a, device, stream)

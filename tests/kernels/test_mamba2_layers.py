@@ -309,7 +309,7 @@ def test_an_exchange_changes_no_bit(device: Device, case: LayersCase, given: int
     exchange_from(device, exchanging, given)
     assert exchanging.exchange is not None
     device.memory.upload(exchanging.params.workspace, np.full(exchanging.params.workspace_size, POISON, np.uint8))
-    for step in range(3 if device.emulated else 50):
+    for step in range(3 if device.emulated else 10):
         residual = encode(draw_residual(case, seed=7 + step), FLOAT32)
         for placed in (plain, exchanging):
             placed.residual.fill(residual)
