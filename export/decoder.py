@@ -127,14 +127,16 @@ class _Decoder:
             whole = self.recurrence.step(given, self.modulation)
             return g.finish(self.name, self.spec, whole, list(self.recurrence.functions.values()))
         outputs: dict[str, ir.Value] = {}
-        residual = self._embed(given)
+        entered = self._start(given)
+        residual = self._embed(given) if entered is None else entered[1]
         if isinstance(self.recurrence, PluginLayers):
             for kind in ("conv_state", "ssm_state"):
                 given |= {f"{kind}_{i}": g.layer(given[kind], i, 1) for i in range(config.n_layer)}
         branch: Branch | None = None
         for i in range(config.n_layer):
             with g.computing("float32" if i in self.keep_float32 else g.base):
-                residual, branch = self._layer(i, residual, branch, given, outputs)
+                residual, branch = self._layer(i, residual, branch, given, outputs, entered)
+            entered = None
         if isinstance(self.recurrence, PluginLayers):
             for kind in ("conv_state_out", "ssm_state_out"):
                 parts = [g.unsqueeze(outputs.pop(f"{kind}_{i}"), 1) for i in range(config.n_layer)]
@@ -144,15 +146,15 @@ class _Decoder:
 
     def _layer(
         self, i: int, residual: ir.Value, branch: Branch | None, given: dict[str, ir.Value],
-        outputs: dict[str, ir.Value],
+        outputs: dict[str, ir.Value], entered: Pair | None,
     ) -> tuple[ir.Value, Branch]:  # fmt: skip
-        """Adds a layer, and its new states to the outputs."""
+        """Adds a layer, and its new states to the outputs; `entered` is what `_enter` gives, where that is made."""
         g, w, config = self.g, self.w, self.config
         prefix, first = f"backbone.layers.{i}", i * config.adaln_factor
         # Published order with an MLP: shift, shift_mlp, scale, scale_mlp, gate, gate_mlp.
         width = 2 if config.d_intermediate else 1
         shift, scale, gate = (first + k * width for k in range(3))
-        x, residual = self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
+        x, residual = entered or self._enter(residual, branch, f"{prefix}.norm.weight", shift, scale)
         x = self.recurrence.linear(x, f"{prefix}.mixer.in_proj")
         inner = self.recurrence.mamba2_inner if config.layer == "Mamba2" else self.recurrence.mamba1_inner
         states = given[f"conv_state_{i}"], given[f"ssm_state_{i}"]
@@ -173,10 +175,8 @@ class _Decoder:
     def _enter(self, residual: ir.Value, branch: Branch | None, norm: str, shift: int, scale: int) -> Pair:
         """Adds what the last branch gave to the residual: what the next branch reads, and the new residual."""
         weight, eps = self.w.full(norm), self.config.norm_epsilon
-        if isinstance(self.recurrence, PluginFused) and not self.sequence:
-            # Before the first layer there is no branch: its gate, any, meets zeros. In standard operators TensorRT
-            # copies the whole modulation for two vectors of it.
-            y, _, gate = branch or (self.g.act(self.g.op("Mul", residual, self.g.const(0.0, "float32"))), "", 0)
+        if branch is not None and isinstance(self.recurrence, PluginFused) and not self.sequence:
+            y, _, gate = branch
             indices = {"gate_index": gate, "shift_index": shift, "scale_index": scale}
             return self.recurrence.ada_ln_norm(y, residual, self.modulation, weight, eps=eps, **indices)
         residual = self._joined(residual, branch)
@@ -198,7 +198,7 @@ class _Decoder:
         return g.split(flat, [self.config.d_model] * count)
 
     def _embed(self, given: dict[str, ir.Value]) -> ir.Value:
-        g, w, config = self.g, self.w, self.config
+        g, config = self.g, self.config
         position, label = given["position"], given["class_embedding"]
         if self.sequence:
             tokens = given["tokens"]
@@ -207,9 +207,24 @@ class _Decoder:
             position, label = g.op("Add", g.unsqueeze(position, 1), steps), g.unsqueeze(label, 1)  # (B, L)
         else:
             tokens = given["token"]
-        words = w.stored("backbone.embeddings.word_embeddings.weight")
-        places = w.stored("backbone.embeddings.position_embeddings.weight")
-        return embed(g, config, tokens, position, label, words, places)
+        return embed(g, config, tokens, position, label, *self._tables())
+
+    def _tables(self) -> Pair:
+        """Of tokens and of places."""
+        prefix = "backbone.embeddings"
+        return self.w.stored(f"{prefix}.word_embeddings.weight"), self.w.stored(f"{prefix}.position_embeddings.weight")
+
+    def _start(self, given: dict[str, ir.Value]) -> Pair | None:
+        """What `_enter` gives in the first layer, where one operator makes it of the graph's inputs."""
+        config = self.config
+        if not isinstance(self.recurrence, PluginFused) or self.sequence:
+            return None
+        return self.recurrence.embed_norm(
+            *(given[name] for name in ("token", "position", "class_embedding")),
+            *self._tables(), self.modulation, self.w.full("backbone.layers.0.norm.weight"),
+            position_offset=int(config.decode_position_offset), shift_index=0,
+            scale_index=2 if config.d_intermediate else 1, eps=config.norm_epsilon,
+        )  # fmt: skip
 
     def _leave(self, residual: ir.Value, branch: Branch | None, final_modulation: ir.Value) -> ir.Value:
         """Adds what the last branch gave to the residual, and takes both norms: what the head reads."""

@@ -10,12 +10,14 @@ from .engines_common import type_names
 from .engines_trt_versions import Dialect
 
 # Plugins whose later outputs are float32, and those where they are as the first; of the others they are states.
-_FLOAT32_AFTER_FIRST = ("AdaLnNorm", "NormConv", "UpsampleConv")
+_FLOAT32_AFTER_FIRST = ("AdaLnNorm", "EmbedNorm", "NormConv", "UpsampleConv")
 _FLOAT32 = ("NormConvImage", "LinearFloat32", "LinearQuantizedFloat32")  # all of whose outputs are
 # Those whose first output is, states the others.
 _FLOAT32_FIRST = ("Mamba2Layers", "Mamba2LayersQuantized", "Mamba2Step", "Mamba2StepQuantized")
 _AS_FIRST = ("AddGroupNormSilu",)
 _FLOAT32_FROM = {"Mamba2LazyStep": 5}  # the first output from which on all are float32
+# The input from which on the first one of floats has the activations' type; of the others it is the very first.
+_ACTIVATIONS_FROM = {"EmbedNorm": 3}
 
 
 @dataclass
@@ -63,8 +65,8 @@ def constrain(dialect: Dialect, network: Any, state_dtype: str) -> Wanted:
     for layer in map(network.get_layer, range(network.num_layers)):
         given = [tensor for tensor in map(layer.get_input, range(layer.num_inputs)) if tensor is not None]
         read = [types.get(tensor.name, tensor.dtype) for tensor in given]
-        carried = next((dtype for dtype in read if dtype in floats), None)
         operator = dialect.plugin_name(layer)
+        carried = next((dtype for dtype in read[_ACTIVATIONS_FROM.get(operator or "", 0) :] if dtype in floats), None)
         fixed = _fixed_type(trt, layer)
         outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
         for i, tensor in enumerate(outputs):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .builder import GraphBuilder
-from .ends import head_input
+from .ends import embed, head_input, modulated
 from .mixers import Pair, Primitive, Recurrence, Triple
 
 DOMAIN = "aim_edge"
@@ -130,7 +130,12 @@ class Plugin(Recurrence):
 
 
 class PluginFused(Plugin):
-    """The step graph of operators alone, but for its ends; the scan graph as `Plugin`."""
+    """The step graph of operators alone where the model has no MLP; the scan graph as `Plugin`."""
+
+    def embed_norm(self, *inputs: ir.Value, **attributes: Any) -> Pair:
+        """What the first branch reads, and the residual: the embedding, norm, modulation; inputs as the operator's."""
+        x, residual = self._call("EmbedNorm", *inputs, outputs=2, **attributes)
+        return x, residual
 
     def ada_ln_norm(
         self, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value, **attributes: Any
@@ -254,6 +259,22 @@ def step_body(
     return g.act(y), g.convert(conv, "float32", p.state_dtype), g.convert(ssm, "float32", p.state_dtype)
 
 
+def _embed_norm_body(
+    p: Primitive,
+    token: ir.Value,
+    position: ir.Value,
+    class_embedding: ir.Value,
+    table: ir.Value,
+    position_table: ir.Value,
+    modulation: ir.Value,
+    weight: ir.Value,
+) -> tuple[ir.Value, ...]:
+    g, config = p.builder, p.config
+    residual = embed(g, config, token, position, class_embedding, table, position_table)
+    shift, scale = (g.vector(modulation, f"{name}_index") for name in ("shift", "scale"))
+    return modulated(g, residual, weight, shift, scale, config.norm_epsilon), residual
+
+
 def ada_ln_norm_body(
     g: GraphBuilder, eps: float, hidden: ir.Value, residual: ir.Value, modulation: ir.Value, weight: ir.Value
 ) -> tuple[ir.Value, ...]:
@@ -325,6 +346,7 @@ _BODIES: dict[str, Callable[..., tuple[ir.Value, ...]]] = {
     "SelectiveScan": _scan_body,
     "RmsNormGated": _norm_body,
     "Mamba2DecodeStep": step_body,
+    "EmbedNorm": _embed_norm_body,
     "AdaLnNorm": _ada_ln_norm_body,
     "FinalNorm": _final_norm_body,
     "Linear": lambda p, *values: linear_body(p.builder, *values),

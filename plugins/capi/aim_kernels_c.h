@@ -53,6 +53,23 @@ typedef struct aim_ada_ln_norm_params {
     float* residual_out;
 } aim_ada_ln_norm_params;
 
+typedef struct aim_embed_norm_params {
+    uint64_t size;
+    int64_t rows, positions, vectors, d_model;
+    int32_t vocab_size, num_positions, position_offset, shift_index, scale_index, dtype;
+    float eps;
+    int32_t reserved;
+    const int32_t* token;
+    const int32_t* position;
+    const float* class_embedding;
+    const void* table;
+    const void* position_table;
+    const float* modulation;
+    const float* weight;
+    void* x;
+    float* residual;
+} aim_embed_norm_params;
+
 typedef struct aim_final_norm_params {
     uint64_t size;
     int64_t rows, vectors, d_model;
@@ -321,6 +338,7 @@ typedef struct aim_image_params {
 } aim_image_params;
 
 AIM_API int aim_ada_ln_norm(const aim_ada_ln_norm_params* params, void* stream);
+AIM_API int aim_embed_norm(const aim_embed_norm_params* params, void* stream);
 AIM_API int aim_final_norm(const aim_final_norm_params* params, void* stream);
 AIM_API int aim_cached_attention(const aim_cached_attention_params* params, void* stream);
 AIM_API int aim_causal_conv1d(const aim_causal_conv1d_params* params, void* stream);

@@ -41,6 +41,31 @@ AdaLnNormParams convert(const aim_ada_ln_norm_params& from) {
     return to;
 }
 
+EmbedNormParams convert(const aim_embed_norm_params& from) {
+    EmbedNormParams to;
+    to.embedding.positions = from.positions;
+    to.embedding.vocab_size = from.vocab_size;
+    to.embedding.num_positions = from.num_positions;
+    to.embedding.position_offset = from.position_offset;
+    to.embedding.token = from.token;
+    to.embedding.position = from.position;
+    to.embedding.class_embedding = from.class_embedding;
+    to.embedding.table = from.table;
+    to.embedding.position_table = from.position_table;
+    to.rows = from.rows;
+    to.vectors = from.vectors;
+    to.d_model = from.d_model;
+    to.shift_index = from.shift_index;
+    to.scale_index = from.scale_index;
+    to.eps = from.eps;
+    to.dtype = dtype_of(from.dtype);
+    to.modulation = from.modulation;
+    to.weight = from.weight;
+    to.x = from.x;
+    to.residual = from.residual;
+    return to;
+}
+
 FinalNormParams convert(const aim_final_norm_params& from) {
     FinalNormParams to;
     to.rows = from.rows;
@@ -430,6 +455,7 @@ int aim_cached_attention(const aim_cached_attention_params* p, void* stream) {
 int aim_causal_conv1d(const aim_causal_conv1d_params* p, void* stream) { return run("causal_conv1d", p, stream); }
 int aim_selective_scan(const aim_selective_scan_params* p, void* stream) { return run("selective_scan", p, stream); }
 int aim_ada_ln_norm(const aim_ada_ln_norm_params* p, void* stream) { return run("ada_ln_norm", p, stream); }
+int aim_embed_norm(const aim_embed_norm_params* p, void* stream) { return run("embed_norm", p, stream); }
 int aim_final_norm(const aim_final_norm_params* p, void* stream) { return run("final_norm", p, stream); }
 int aim_linear(const aim_linear_params* p, void* stream) { return run("linear", p, stream); }
 int aim_swi_glu(const aim_swi_glu_params* p, void* stream) { return run("swi_glu", p, stream); }

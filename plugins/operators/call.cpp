@@ -143,6 +143,7 @@ auto with_params(OperatorKind kind, const Call& call, Use use) noexcept {
         case OperatorKind::kMamba2StepQuantized: return use(mamba2_step_quantized_params(call));
         case OperatorKind::kMamba2LazyStep: return use(mamba2_lazy_step_params(call));
         case OperatorKind::kAdaLnNorm: return use(ada_ln_norm_params(call));
+        case OperatorKind::kEmbedNorm: return use(embed_norm_params(call));
         case OperatorKind::kFinalNorm: return use(final_norm_params(call));
         case OperatorKind::kCachedAttention: return use(cached_attention_params(call));
         case OperatorKind::kLinear: return use(linear_params(call, false));

@@ -60,7 +60,7 @@ enum Symbol : int8_t {
     kSymbolCount
 };
 
-enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage, kFinalNorm, kLinearFloat32, kLinearQuantizedFloat32 };
+enum class OperatorKind : int32_t { kCausalConv1d, kSelectiveScan, kRmsNormGated, kMamba2DecodeStep, kMamba2Layers, kMamba2LayersQuantized, kMamba2Step, kMamba2StepQuantized, kMamba2LazyStep, kAdaLnNorm, kCachedAttention, kLinear, kSwiGlu, kLinearQuantized, kGroupNormSilu, kAddGroupNormSilu, kNormConv, kUpsampleConv, kNormConvImage, kFinalNorm, kLinearFloat32, kLinearQuantizedFloat32, kEmbedNorm };
 
 namespace causal_conv1d {
 enum Input { x, weight, bias, conv_state, active };
@@ -150,6 +150,10 @@ namespace linear_quantized_float32 {
 enum Input { x, weight, scale };
 enum Output { y };
 }  // namespace linear_quantized_float32
+namespace embed_norm {
+enum Input { token, position, class_embedding, table, position_table, modulation, weight };
+enum Output { x, residual };
+}  // namespace embed_norm
 
 constexpr OperatorRow kOperators[] = {
     {
@@ -1097,8 +1101,49 @@ constexpr OperatorRow kOperators[] = {
              {}},
         },
     },
+    {
+        "EmbedNorm", OperatorKind::kEmbedNorm,
+        5, {
+            {"aim_edge_version", AttributeType::kInt, kAimEdgeVersion, 0, {}, 1},
+            {"position_offset", AttributeType::kInt, kPositionOffset, 2, {"0", "1"}, 1},
+            {"shift_index", AttributeType::kInt, kShiftIndex, 0, {}, 0},
+            {"scale_index", AttributeType::kInt, kScaleIndex, 0, {}, 0},
+            {"eps", AttributeType::kFloat, kOne, 0, {}, 1, &Reals::eps},
+        },
+        7, {
+            {"token", Element::kInt32, kOne, -1,
+             {1, {{"positions", 1, {{1, {kPositions, kOne}}}}}},
+             {}},
+            {"position", Element::kInt32, kOne, -1,
+             {1, {{"positions", 1, {{1, {kPositions, kOne}}}}}},
+             {}},
+            {"class_embedding", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"table", Element::kActivation, kOne, -1,
+             {2, {{"vocab_size", 1, {{1, {kVocabSize, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"position_table", Element::kActivation, kOne, -1,
+             {2, {{"num_positions", 1, {{1, {kNumPositions, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"modulation", Element::kFloat32, kOne, -1,
+             {3, {{"rows", 1, {{1, {kRows, kOne}}}}, {"vectors", 1, {{1, {kVectors, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"weight", Element::kFloat32, kOne, -1,
+             {1, {{"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+        2, {
+            {"x", Element::kActivation, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+            {"residual", Element::kFloat32, kOne, -1,
+             {2, {{"rows", 1, {{1, {kRows, kOne}}}}, {"d_model", 1, {{1, {kDModel, kOne}}}}}},
+             {}},
+        },
+    },
 };
 
-constexpr int kOperatorCount = 22;
+constexpr int kOperatorCount = 23;
 
 }  // namespace aim_edge

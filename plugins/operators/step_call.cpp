@@ -180,6 +180,32 @@ aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept {
     return p;
 }
 
+aim_kernels::EmbedNormParams embed_norm_params(const Call& call) noexcept {
+    const int64_t* size = call.sizes.of;
+    aim_kernels::EmbedNormParams p;
+    p.embedding.positions = size[kPositions];
+    p.embedding.vocab_size = narrow(size[kVocabSize]);
+    p.embedding.num_positions = narrow(size[kNumPositions]);
+    p.embedding.position_offset = narrow(size[kPositionOffset]);
+    p.embedding.token = ints(call.inputs[embed_norm::token]);
+    p.embedding.position = ints(call.inputs[embed_norm::position]);
+    p.embedding.class_embedding = floats(call.inputs[embed_norm::class_embedding]);
+    p.embedding.table = call.inputs[embed_norm::table];
+    p.embedding.position_table = call.inputs[embed_norm::position_table];
+    p.rows = size[kRows];
+    p.vectors = size[kVectors];
+    p.d_model = size[kDModel];
+    p.shift_index = narrow(size[kShiftIndex]);
+    p.scale_index = narrow(size[kScaleIndex]);
+    p.eps = call.reals.eps;
+    p.dtype = call.activations;
+    p.modulation = floats(call.inputs[embed_norm::modulation]);
+    p.weight = floats(call.inputs[embed_norm::weight]);
+    p.x = call.outputs[embed_norm::x];
+    p.residual = static_cast<float*>(call.outputs[embed_norm::residual]);
+    return p;
+}
+
 aim_kernels::FinalNormParams final_norm_params(const Call& call) noexcept {
     const int64_t* size = call.sizes.of;
     aim_kernels::FinalNormParams p;

@@ -12,6 +12,7 @@ aim_kernels::Mamba2StepParams mamba2_step_params(const Call& call) noexcept;
 aim_kernels::Mamba2StepParams mamba2_step_quantized_params(const Call& call) noexcept;
 aim_kernels::Mamba2LazyStepParams mamba2_lazy_step_params(const Call& call) noexcept;
 aim_kernels::AdaLnNormParams ada_ln_norm_params(const Call& call) noexcept;
+aim_kernels::EmbedNormParams embed_norm_params(const Call& call) noexcept;
 aim_kernels::FinalNormParams final_norm_params(const Call& call) noexcept;
 aim_kernels::CachedAttentionParams cached_attention_params(const Call& call) noexcept;
 // Of Linear and LinearFloat32: the latter's y is float32. Likewise the quantized one's.

@@ -244,12 +244,8 @@ size_t workspace_bytes(const CachedAttentionParams& p) noexcept {
 
 Status validate_shapes(const CachedAttentionParams& p) noexcept {
     AIM_CHECK(check_positive(kOp, "rows", p.rows));
-    AIM_CHECK(check_positive(kOp, "positions", p.positions));
+    AIM_CHECK(check_positions(kOp, p.positions, p.rows));
     AIM_CHECK(check_positive(kOp, "nheads", p.nheads));
-    if (p.rows % p.positions != 0) {
-        return fail(Status::kUnsupportedShape, "%s: positions is %lld; supported: one that divides rows, which is %lld",
-                    kOp, static_cast<long long>(p.positions), static_cast<long long>(p.rows));
-    }
     if (p.rows > INT32_MAX / p.nheads) {
         return fail(Status::kUnsupportedShape, "%s: rows * nheads is %lld * %d; supported: up to %d", kOp,
                     static_cast<long long>(p.rows), p.nheads, INT32_MAX);

@@ -150,6 +150,13 @@ Status check_ngroups(const char* op, int64_t ngroups, const char* of_name, int64
                 op, static_cast<long long>(ngroups), of_name, static_cast<long long>(of), of_name);
 }
 
+Status check_positions(const char* op, int64_t positions, int64_t rows) noexcept {
+    AIM_CHECK(check_positive(op, "positions", positions));
+    if (rows % positions == 0) return Status::kSuccess;
+    return fail(Status::kUnsupportedShape, "%s: positions is %lld; supported: one that divides rows, which is %lld", op,
+                static_cast<long long>(positions), static_cast<long long>(rows));
+}
+
 Status check_eps(const char* op, float eps, const char* name) noexcept {
     // Written so that NaN does not pass.
     if (eps >= 0.0f && eps < 1.0f) return Status::kSuccess;

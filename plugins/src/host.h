@@ -26,6 +26,8 @@ Status check_positive(const char* op, const char* name, int64_t value) noexcept;
 Status check_steps_of_16(const char* op, const char* name, int64_t value, int64_t largest) noexcept;
 Status check_d_conv(const char* op, int64_t value) noexcept;
 Status check_ngroups(const char* op, int64_t ngroups, const char* of_name, int64_t of) noexcept;
+// Of a step: rows of the same number modulo `positions` are of one image.
+Status check_positions(const char* op, int64_t positions, int64_t rows) noexcept;
 Status check_eps(const char* op, float eps, const char* name = "eps") noexcept;
 Status check_activation_dtype(const char* op, DType dtype) noexcept;
 Status check_state_dtype(const char* op, const char* name, DType dtype) noexcept;

@@ -56,15 +56,6 @@ struct ResidentArgs {
 Status launch_product(const Mamba2LayersParams& params, const Product& product, int64_t layer, const void* x, void* y,
                       bool float32_y, cudaStream_t stream) noexcept;
 
-// Where the tables of a step have an image's token, and its place: the nearest one that they have.
-__device__ __forceinline__ int clamp_index(int index, int count) { return min(max(index, 0), count - 1); }
-__device__ __forceinline__ int64_t token_of(const StepEnds& ends, int64_t image) {
-    return clamp_index(ends.token[image], ends.vocab_size);
-}
-__device__ __forceinline__ int64_t place_of(const StepEnds& ends, int position) {
-    return clamp_index(max(position, 0) + ends.position_offset - 1, ends.num_positions);
-}
-
 // `ends`: of a step; null for its layers alone.
 bool resident_fits(const Mamba2LayersParams& params, const StepEnds* ends, const DeviceInfo& device) noexcept;
 size_t resident_workspace(const Mamba2LayersParams& params) noexcept;

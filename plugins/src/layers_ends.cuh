@@ -1,6 +1,7 @@
 // The ends of a step in the resident kernel: the embedding, and after the last layer two norms and the head.
 #pragma once
 
+#include "embed.cuh"
 #include "layers_product.cuh"
 
 namespace aim_kernels {

@@ -1,8 +1,8 @@
 #include "aim_kernels/mamba2_step.h"
 
+#include "aim_kernels/embed_norm.h"
 #include "aim_kernels/final_norm.h"
-#include "dependent.cuh"
-#include "device_math.cuh"
+#include "embed.cuh"
 #include "layers.cuh"
 
 namespace aim_kernels {
@@ -11,30 +11,6 @@ namespace {
 using namespace detail;
 
 constexpr const char* kOp = "mamba2_step";
-constexpr int kThreads = 256;
-
-// What the chain's own kernel takes.
-struct EndsArgs {
-    StepEnds ends;
-    int d_model;
-    DType dtype;
-    float* residual;  // (rows, d_model)
-};
-
-// A block a row.
-__global__ void __launch_bounds__(kThreads) embed_kernel(const EndsArgs a) {
-    const StepEnds& ends = a.ends;
-    wait_for_previous();
-    let_next_start();
-    const int64_t row = blockIdx.x, image = row % ends.positions, d = a.d_model;
-    const int position = ends.position[image];
-    const int64_t token = token_of(ends, image), place = place_of(ends, position);
-    for (int64_t i = threadIdx.x; i < d; i += kThreads) {
-        a.residual[row * d + i] = position == 0 ? ends.class_embedding[row * d + i]
-                                                : load_any(ends.table, a.dtype, token * d + i) +
-                                                      load_any(ends.position_table, a.dtype, place * d + i);
-    }
-}
 
 size_t residual_bytes(const Mamba2StepParams& p) noexcept {
     return aligned(static_cast<size_t>(p.layers.rows * p.layers.d_model) * sizeof(float));
@@ -48,6 +24,19 @@ Mamba2LayersParams layers_of(const Mamba2StepParams& p) noexcept {
         reinterpret_cast<float*>(static_cast<unsigned char*>(p.layers.workspace) + aligned(layers.workspace_size));
     layers.residual = layers.residual_out;
     return layers;
+}
+
+// The first norm is the layers' own.
+EmbedNormParams embed_of(const Mamba2StepParams& p, float* residual) noexcept {
+    EmbedNormParams embed;
+    embed.embedding = p.ends;
+    embed.rows = p.layers.rows;
+    embed.vectors = 3 * p.layers.layers;
+    embed.d_model = p.layers.d_model;
+    embed.dtype = p.layers.dtype;
+    embed.residual_only = true;
+    embed.residual = residual;
+    return embed;
 }
 
 FinalNormParams final_norm_of(const Mamba2StepParams& p, const float* residual, void* x) noexcept {
@@ -68,9 +57,8 @@ FinalNormParams final_norm_of(const Mamba2StepParams& p, const float* residual, 
 
 Status launch_chain(const Mamba2StepParams& p, cudaStream_t stream) noexcept {
     const Mamba2LayersParams layers = layers_of(p);
-    const EndsArgs args = {p.ends, layers.d_model, layers.dtype, layers.residual_out};
     void* const x = reinterpret_cast<unsigned char*>(layers.residual_out) + residual_bytes(p);
-    AIM_CHECK(launch_dependent(kOp, embed_kernel, layers.rows, kThreads, stream, args));
+    AIM_CHECK(launch(embed_of(p, layers.residual_out), stream));
     AIM_CHECK(launch(layers, stream));
     AIM_CHECK(launch(final_norm_of(p, layers.residual_out, x), stream));
     const Product head = {p.ends.head, p.ends.head_scale, p.ends.vocab_size, layers.d_model};
@@ -88,18 +76,7 @@ size_t workspace_bytes(const Mamba2StepParams& p) noexcept {
 
 Status validate_shapes(const Mamba2StepParams& p) noexcept {
     AIM_CHECK(validate_shapes(p.layers));
-    AIM_CHECK(check_positive(kOp, "positions", p.ends.positions));
-    if (p.layers.rows % p.ends.positions != 0) {
-        return fail(Status::kUnsupportedShape, "%s: positions is %lld; supported: one that divides rows, which is %lld",
-                    kOp, static_cast<long long>(p.ends.positions), static_cast<long long>(p.layers.rows));
-    }
-    AIM_CHECK(check_positive(kOp, "vocab_size", p.ends.vocab_size));
-    AIM_CHECK(check_positive(kOp, "num_positions", p.ends.num_positions));
-    if (p.ends.position_offset != 0 && p.ends.position_offset != 1) {
-        return fail(Status::kUnsupportedShape, "%s: position_offset is %d; supported: 0 and 1", kOp,
-                    static_cast<int>(p.ends.position_offset));
-    }
-    return Status::kSuccess;
+    return check_embedding(kOp, p.ends, p.layers.rows);
 }
 
 Status validate(const Mamba2StepParams& p) noexcept {

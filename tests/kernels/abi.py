@@ -39,6 +39,17 @@ class AdaLnNormParams(Params):
     ]
 
 
+class EmbedNormParams(Params):
+    _fields_ = [
+        ("size", c_uint64),
+        *_each(c_int64, "rows positions vectors d_model"),
+        *_each(c_int32, "vocab_size num_positions position_offset shift_index scale_index dtype"),
+        ("eps", c_float),
+        ("reserved", c_int32),
+        *_each(c_void_p, "token position class_embedding table position_table modulation weight x residual"),
+    ]
+
+
 class FinalNormParams(Params):
     _fields_ = [
         ("size", c_uint64),
@@ -225,6 +236,7 @@ class ImageParams(Params):
 
 OPERATORS: dict[str, type[Params]] = {
     "ada_ln_norm": AdaLnNormParams,
+    "embed_norm": EmbedNormParams,
     "final_norm": FinalNormParams,
     "cached_attention": CachedAttentionParams,
     "causal_conv1d": CausalConv1dParams,

@@ -224,8 +224,17 @@ def step_embedding(
     """The rows that a step begins with; a token or a place outside of its table is the nearest inside."""
     image = np.arange(len(class_embedding)) % len(token)
     word = table[np.clip(token, 0, len(table) - 1)]
-    place = position_table[np.clip(position + position_offset - 1, 0, len(position_table) - 1)]
+    place = position_table[np.clip(position.astype(np.int64) + position_offset - 1, 0, len(position_table) - 1)]
     return np.where((position == 0)[image, None], class_embedding, (word + place)[image])
+
+
+def embed_norm(
+    token: NDArray[np.int32], position: NDArray[np.int32], class_embedding: Array, table: Array, position_table: Array,
+    modulation: Array, weight: Array, position_offset: int, shift: int, scale: int, eps: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Returns x and the residual: ada_ln_norm of step_embedding, without a branch."""
+    residual = step_embedding(token, position, class_embedding, table, position_table, position_offset)
+    return ada_ln_norm(np.zeros_like(residual), residual, modulation, weight, 0, shift, scale, eps)
 
 
 def step_head(

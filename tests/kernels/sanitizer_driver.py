@@ -22,6 +22,7 @@ from kernels import (
     test_ada_ln_norm,
     test_cached_attention,
     test_causal_conv1d,
+    test_embed_norm,
     test_final_norm,
     test_group_norm_silu,
     test_image,
@@ -86,6 +87,11 @@ ADA_LNS = [
     test_ada_ln_norm.BASE.but(dtype=dtype, d_model=d_model, in_place=in_place)
     for dtype in (FLOAT32, FLOAT16)
     for d_model, in_place in ((100, True), (1028, False), (2052, False), (4100, True))
+]
+EMBED_NORMS = [
+    test_embed_norm.BASE.but(dtype=dtype, d_model=d_model, rows=6, positions=3)
+    for dtype in (FLOAT32, FLOAT16)
+    for d_model in (100, 1028, 2052, 4100)
 ]
 FINAL_NORMS = [
     test_final_norm.BASE.but(dtype=dtype, d_model=d_model, in_place=in_place)
@@ -163,6 +169,7 @@ TABLES: list[tuple[Callable[[Device, Any], None], list[Any]]] = [
     (test_causal_conv1d.test_matches_the_reference, CONVS),
     (test_rms_norm_gated.test_matches_the_reference, NORMS),
     (test_ada_ln_norm.test_matches_the_reference, ADA_LNS),
+    (test_embed_norm.test_matches_the_reference, EMBED_NORMS),
     (test_final_norm.test_matches_the_reference, FINAL_NORMS),
     (test_cached_attention.test_matches_the_reference, ATTENTIONS),
     (test_linear.test_matches_the_reference, LINEARS),

@@ -22,6 +22,10 @@ DECODE |= dict.fromkeys(("zxbcdt", "conv_weight", "A", "norm_weight", "conv_stat
 DECODE |= dict.fromkeys(("ssm_state_in", "ssm_state_out", "out", "workspace"), SOME) | {"workspace_size": 1 << 20}
 ADA_LN = {"rows": 1, "vectors": 3, "d_model": 8, "gate_index": 2, "shift_index": 0, "scale_index": 1}
 ADA_LN |= dict.fromkeys(("hidden", "residual", "modulation", "weight", "x", "residual_out"), SOME)
+EMBED_NORM = {"rows": 2, "positions": 1, "vectors": 3, "d_model": 8, "shift_index": 0, "scale_index": 1}
+EMBED_NORM |= {"vocab_size": 5, "num_positions": 3, "position_offset": 1}
+EMBED_NORM |= dict.fromkeys(("token", "position", "class_embedding", "table", "position_table"), SOME)
+EMBED_NORM |= dict.fromkeys(("modulation", "weight", "x", "residual"), SOME)
 FINAL_NORM = {"rows": 1, "vectors": 3, "d_model": 8, "gate_index": 2}
 FINAL_NORM |= dict.fromkeys(("hidden", "residual", "modulation", "final_modulation", "norm_f", "norm_final", "x"), SOME)
 SAMPLE = {"batch": 1, "vocab_size": 8, "num_tokens": 4} | dict.fromkeys(("logits", "sampling", "image_index"), SOME)
@@ -32,7 +36,7 @@ LINEAR = {"rows": 1, "in_features": 16, "out_features": 3} | dict.fromkeys(("x",
 GROUP_NORM = {"batch": 1, "channels": 16, "height": 4, "width": 4, "groups": 2, "workspace_size": 1 << 20}
 GROUP_NORM |= dict.fromkeys(("x", "weight", "bias", "y", "workspace"), SOME)
 BASES |= {"group_norm_silu": GROUP_NORM, "ada_ln_norm": ADA_LN, "linear": LINEAR}
-BASES |= {"final_norm": FINAL_NORM}
+BASES |= {"embed_norm": EMBED_NORM, "final_norm": FINAL_NORM}
 QUANTIZED = {**LINEAR, "in_features": 64, "bits": 4, "group_size": 128, "dtype": abi.FLOAT16, "scale": SOME}
 BASES |= {"linear_quantized": QUANTIZED}
 LAYERS = {"rows": 1, "layers": 2, "d_model": 64, "nheads": 2, "headdim": 32, "d_state": 16, "ngroups": 1, "d_conv": 4}
@@ -137,6 +141,25 @@ REFUSED = [
     ("ada_ln_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
     ("ada_ln_norm", "residual", None, abi.NULL_POINTER, ["residual is null"]),
     ("ada_ln_norm", "modulation", SOME + 4, abi.MISALIGNED, ["modulation", "16"]),
+    ("embed_norm", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
+    ("embed_norm", "positions", 0, abi.UNSUPPORTED_SHAPE, ["positions is 0", "1 or more"]),
+    ("embed_norm", "positions", 4, abi.UNSUPPORTED_SHAPE, ["positions is 4", "rows, which is 2"]),
+    ("embed_norm", "vectors", 0, abi.UNSUPPORTED_SHAPE, ["vectors is 0"]),
+    ("embed_norm", "d_model", 10, abi.UNSUPPORTED_SHAPE, ["d_model is 10", "steps of 4"]),
+    ("embed_norm", "d_model", 8196, abi.UNSUPPORTED_SHAPE, ["d_model is 8196", "8192"]),
+    ("embed_norm", "vocab_size", 0, abi.UNSUPPORTED_SHAPE, ["vocab_size is 0"]),
+    ("embed_norm", "num_positions", -1, abi.UNSUPPORTED_SHAPE, ["num_positions is -1"]),
+    ("embed_norm", "position_offset", 2, abi.UNSUPPORTED_SHAPE, ["position_offset is 2", "0 and 1"]),
+    ("embed_norm", "shift_index", -1, abi.UNSUPPORTED_SHAPE, ["shift_index is -1"]),
+    ("embed_norm", "scale_index", 3, abi.UNSUPPORTED_SHAPE, ["scale_index is 3", "vectors is 3"]),
+    ("embed_norm", "eps", -1.0, abi.UNSUPPORTED_SHAPE, ["eps is -1"]),
+    ("embed_norm", "dtype", 7, abi.UNSUPPORTED_DTYPE, ["dtype is 7", "bfloat16"]),
+    *(
+        ("embed_norm", name, None, abi.NULL_POINTER, [f"{name} is null"])
+        for name in ("token", "position", "class_embedding", "modulation", "weight", "x", "residual")
+    ),
+    ("embed_norm", "table", SOME + 8, abi.MISALIGNED, [" table is at", "16"]),
+    ("embed_norm", "position_table", SOME + 2, abi.MISALIGNED, ["position_table is at", "16"]),
     ("final_norm", "rows", 0, abi.UNSUPPORTED_SHAPE, ["rows is 0"]),
     ("final_norm", "d_model", 10, abi.UNSUPPORTED_SHAPE, ["d_model is 10", "steps of 4"]),
     ("final_norm", "d_model", 8196, abi.UNSUPPORTED_SHAPE, ["d_model is 8196", "8192"]),

@@ -154,6 +154,26 @@ def test_graphs_are_valid_onnx_of_the_promised_opset(lowering: str, tmp_path: Pa
             assert not bare.functions and len(bare.graph.node) == len(model.graph.node)
 
 
+@pytest.mark.parametrize(("name", "lazy"), [*((name, False) for name in SMALL), ("mamba2_adaln", True)])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_fused_step_begins_with_one_node(precision: str, name: str, lazy: bool, tmp_path: Path) -> None:
+    """Before the first mixer no other operator, but for a shape; the vectors are those of the published order."""
+    case = load_case(name)
+    path = tmp_path / "bundle"
+    export_bundle(case.checkpoint(), path, lowering="plugin-fused", precision=precision, lazy_states=lazy)
+    graph = onnx.load(path / "step.trt.onnx", load_external_data=False).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds[:2] == ["Reshape", "EmbedNorm"] and kinds.count("EmbedNorm") == 1
+    assert kinds[2] == ("MatMul" if precision == "float32" else "Linear")
+    reshape, norm, product = graph.node[:3]
+    assert list(norm.input[:3]) == ["token", "position", "class_embedding"]
+    assert reshape.input[0] == "modulation" and norm.input[5] == reshape.output[0]
+    assert product.input[0] == norm.output[0]
+    attributes = {attribute.name: attribute.i for attribute in norm.attribute}
+    assert (attributes["shift_index"], attributes["scale_index"]) == (0, case.model.config.adaln_factor // 3)
+    assert attributes["position_offset"] == int(case.model.config.decode_position_offset)
+
+
 @pytest.mark.parametrize(("precision", "head"), [("float32", "Gemm"), ("float16", "LinearFloat32")])
 def test_a_fused_step_ends_in_two_nodes(precision: str, head: str, tmp_path: Path) -> None:
     """No casts, and the branch gated where the published order has the gate of the last MLP."""

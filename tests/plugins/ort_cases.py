@@ -96,6 +96,8 @@ def all_cases() -> list[Case]:
     for activations in ("float32", "float16", "bfloat16"):
         cases.append(make_case("RmsNormGated", activations, "float32", 5))
         cases.append(make_case("AdaLnNorm", activations, "float32"))
+        cases.append(make_case("EmbedNorm", activations, "float32"))
+        cases.append(make_case("EmbedNorm", activations, "float32", rows=4, images=2, position_offset=0, eps=0.2))
         cases.append(make_case("FinalNorm", activations, "float32", eps=0.2))
         cases.append(make_case("SwiGlu", activations, "float32"))
         cases.append(make_case("Linear", activations, "float32"))
@@ -245,6 +247,13 @@ def _ada_ln(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     return list(reference.ada_ln_norm(**f, **indices, eps=case.attributes["eps"]))
 
 
+def _embed_norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
+    a, f = case.attributes, dict(f)
+    f |= {name: f[name].astype(np.int32) for name in ("token", "position")}
+    indices = {name: a[f"{name}_index"] for name in ("shift", "scale")}
+    return list(reference.embed_norm(**f, **indices, position_offset=a["position_offset"], eps=a["eps"]))
+
+
 def _final_norm(case: Case, f: Arrays) -> list[NDArray[np.float64]]:
     a = case.attributes
     return [reference.final_norm(**f, gate=a["gate_index"], eps=a["eps"], final_eps=a["final_eps"])]
@@ -352,6 +361,7 @@ _EXPECTED: dict[str, Callable[[Case, Arrays], list[NDArray[np.float64]]]] = {
     **dict.fromkeys(("Mamba2Step", "Mamba2StepQuantized"), _whole_step),
     "Mamba2LazyStep": _lazy_step,
     "AdaLnNorm": _ada_ln,
+    "EmbedNorm": _embed_norm,
     "FinalNorm": _final_norm,
     "CachedAttention": _attention,
     "GroupNormSilu": lambda case, f: [_group_norm(case, **f)],

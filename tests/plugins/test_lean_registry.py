@@ -39,6 +39,13 @@ VALID: dict[str, list[Field]] = {
         ("scale_index", "int32", 1),
         ("eps", "float32", 1e-5),
     ],
+    "EmbedNorm": [
+        ("aim_edge_version", "int32", 1),
+        ("position_offset", "int64", 1),
+        ("shift_index", "int64", 0),
+        ("scale_index", "int32", 1),
+        ("eps", "float32", 1e-5),
+    ],
     "FinalNorm": [
         ("aim_edge_version", "int32", 1),
         ("gate_index", "int64", 35),
@@ -126,6 +133,9 @@ WRONG: list[tuple[str, list[Field], str]] = [
     ("CausalConv1d", [("aim_edge_version", "float32", 1.0)], "expected one integer"),
     ("CausalConv1d", [("activation", "int32", 1)], "expected a string"),
     ("AdaLnNorm", changed("AdaLnNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
+    ("EmbedNorm", changed("EmbedNorm", position_offset=2), "'position_offset' is 2; expected 0 or 1"),
+    ("EmbedNorm", changed("EmbedNorm", scale_index=-1), "'scale_index' is -1; expected 0 to"),
+    ("EmbedNorm", changed("EmbedNorm", eps=-1.0), "eps is -1; supported: 0 or more"),
     ("FinalNorm", changed("FinalNorm", gate_index=-1), "'gate_index' is -1; expected 0 to"),
     ("FinalNorm", changed("FinalNorm", eps=-1.0), " eps is -1; supported: 0 or more"),
     ("FinalNorm", changed("FinalNorm", final_eps=-1.0), "final_eps is -1; supported: 0 or more"),

@@ -169,6 +169,42 @@ inline Case ada_ln_case(const char* name, DataType type, int64_t rows, int64_t v
     return made;
 }
 
+// One value an image: from `first` on, each `step` more.
+inline Tensor counting(const char* name, int64_t images, int64_t first, int64_t step, int64_t end) {
+    int64_t next = first - step;
+    return make_tensor(name, DataType::kINT32, {images}, [&] { return double((next += step) % end); });
+}
+
+// What a step's rows begin with, two rows an image; the first image is at position 0.
+inline std::vector<Tensor> embedding_inputs(Draw& draw, DataType type, int64_t rows, int64_t d, int64_t vocab,
+                                            int64_t places) {
+    return {counting("token", rows / 2, 5, 11, vocab),
+            counting("position", rows / 2, 0, 4, places),
+            draw.normal("class_embedding", DataType::kFLOAT, {rows, d}),
+            draw.normal("table", type, {vocab, d}),
+            draw.normal("position_table", type, {places, d})};
+}
+
+inline std::vector<double> embedding_of(const std::vector<Tensor>& in, int64_t d) {
+    return reference::step_embedding(d, in[0].values, in[1].values, in[2].values, in[3].values, in[4].values);
+}
+
+inline Case embed_norm_case(const char* name, DataType type, int64_t rows, int64_t vectors, int64_t d) {
+    Draw draw(24);
+    Case made{"EmbedNorm", name, {}, {}, {}, {bound_of(type), 1e-5}, {-1, -1}, false};
+    made.attributes = {number("aim_edge_version", 1), number("position_offset", 1), number("shift_index", 0),
+                       number("scale_index", vectors - 1), real("eps", 1e-5f)};
+    made.inputs = embedding_inputs(draw, type, rows, d, 37, 9);
+    made.inputs.push_back(draw.normal("modulation", DataType::kFLOAT, {rows, vectors, d}));
+    made.inputs.push_back(draw.normal("weight", DataType::kFLOAT, {d}));
+    const auto& in = made.inputs;
+    auto residual = embedding_of(in, d);
+    const std::vector<double> none(residual.size(), 0.0);
+    const auto x = reference::ada_ln_norm(vectors, d, 0, 0, vectors - 1, 1e-5f, none, residual, in[5].values, in[6].values);
+    made.outputs = {Tensor{"x", type, {rows, d}, x}, Tensor{"residual", DataType::kFLOAT, {rows, d}, residual}};
+    return made;
+}
+
 inline Case final_norm_case(const char* name, DataType type, int64_t rows, int64_t vectors, int64_t d) {
     Draw draw(23);
     Case made{"FinalNorm", name, {}, {}, {}, {bound_of(type)}, {-1}, false};
@@ -412,26 +448,13 @@ inline Case layers_case(const char* name, Types types, reference::ScanSizes n, i
 inline Case whole_case(const char* name, Types types, reference::ScanSizes n, int64_t layers, int64_t d, bool masked,
                        bool quantized = false) {
     Draw draw(23);
-    const int64_t images = n.rows / 2, vocab = 37, places = 9;
+    const int64_t vocab = 37, places = 9;
     const DataType type = types.activations;
-    const auto counting = [&](const char* of, int64_t first, int64_t step, int64_t end) {
-        int64_t next = first - step;
-        return make_tensor(of, DataType::kINT32, {images}, [&] { return double((next += step) % end); });
-    };
-    std::vector<Tensor> ends = {counting("token", 5, 11, vocab),
-                                counting("position", 0, 4, places),
-                                draw.normal("class_embedding", DataType::kFLOAT, {n.rows, d}),
-                                draw.normal("table", type, {vocab, d}),
-                                draw.normal("position_table", type, {places, d}),
-                                draw.normal("final_modulation", DataType::kFLOAT, {n.rows, 2, d}, 0.3),
-                                draw.normal("norm_f", DataType::kFLOAT, {d}),
-                                draw.normal("norm_final", DataType::kFLOAT, {d})};
-    std::vector<double> residual = ends[2].values;
-    for (int64_t at = 0; at < n.rows * d; ++at) {
-        const int64_t image = at / d % images, place = static_cast<int64_t>(ends[1].values[image]);
-        const int64_t token = static_cast<int64_t>(ends[0].values[image]);
-        if (place > 0) residual[at] = ends[3].values[token * d + at % d] + ends[4].values[place * d + at % d];
-    }
+    std::vector<Tensor> ends = embedding_inputs(draw, type, n.rows, d, vocab, places);
+    ends.push_back(draw.normal("final_modulation", DataType::kFLOAT, {n.rows, 2, d}, 0.3));
+    ends.push_back(draw.normal("norm_f", DataType::kFLOAT, {d}));
+    ends.push_back(draw.normal("norm_final", DataType::kFLOAT, {d}));
+    const std::vector<double> residual = embedding_of(ends, d);
     Case made = layers_case(name, types, n, layers, d, masked, quantized, &residual);
     made.op = quantized ? "Mamba2StepQuantized" : "Mamba2Step";
     made.attributes.push_back(number("position_offset", 1));

@@ -146,6 +146,18 @@ inline Values ada_ln_norm(int64_t vectors, int64_t d, int64_t gate, int64_t shif
     return x;
 }
 
+// The rows that a step begins with, at an offset of 1: token and position are of images, label (rows, d).
+inline Values step_embedding(int64_t d, const Values& token, const Values& position, const Values& label,
+                             const Values& table, const Values& position_table) {
+    Values residual = label;
+    for (size_t at = 0; at < label.size(); ++at) {
+        const size_t image = at / d % token.size(), column = at % d;
+        const auto word = static_cast<size_t>(token[image]), place = static_cast<size_t>(position[image]);
+        if (place > 0) residual[at] = table[word * d + column] + position_table[place * d + column];
+    }
+    return residual;
+}
+
 // `ends` is (rows, 2, d): shift, scale.
 inline Values final_norm(int64_t vectors, int64_t d, int64_t gate, double eps, double final_eps, const Values& hidden,
                          Values residual, const Values& modulation, const Values& ends, const Values& norm_f,

@@ -35,6 +35,7 @@ inline std::vector<Case> all_cases() {
         cases.push_back(layers_case(name, types, step, 2, 96, false));
         cases.push_back(whole_case(name, types, {6, 1, heads, 32, state, 2, false, true}, 2, 96, false));
         cases.push_back(ada_ln_case(name, types.activations, 3, 5, 96));
+        cases.push_back(embed_norm_case(name, types.activations, 6, 5, 96));
         cases.push_back(final_norm_case(name, types.activations, 3, 5, 96));
         cases.push_back(attention_case(name, types, {4, 2, 20, 3, 16}));
         cases.push_back(swi_glu_case(name, types.activations, 3, 96));

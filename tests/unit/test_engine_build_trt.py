@@ -210,6 +210,23 @@ def test_a_plugins_residual_stays_float32(toy: Path, play: Play, library: Path) 
     assert asked["norm"] == {"output 0": F16, "output 1": F32} and asked["after"]["precision"] == F32
 
 
+def test_what_an_embedding_gives_is_as_its_table(toy: Path, play: Play, library: Path) -> None:
+    """Its first input of floats is float32, and so is the residual."""
+    with_plugins(toy)
+    world = play("8.6.0", plugin=True)
+    whole = world.layers
+
+    def layers(graph: str) -> list[Layer]:
+        inputs = ["token", "position", "class_embedding", "w", "w", "modulation", "s"]
+        norm = Layer("PLUGIN_V2", "norm", inputs, [("x", F32), ("residual", F32)], operator="EmbedNorm")
+        return [*whole(graph), norm, Layer("ELEMENTWISE", "after", ["residual"], [("after", F32)])]
+
+    world.layers = layers
+    build(toy, graphs=["step"], options=TrtOptions(plugins=library))
+    asked = {layer.name: layer.asked for layer in world.networks["step"].all}
+    assert asked["norm"] == {"output 0": F16, "output 1": F32} and asked["after"]["precision"] == F32
+
+
 def test_logits_straight_from_their_product_are_float32(toy: Path, play: Play, library: Path) -> None:
     with_plugins(toy)
     world = play("8.6.0", plugin=True)

@@ -5,6 +5,7 @@
 #include "aim_kernels/cached_attention.h"
 #include "aim_kernels/causal_conv1d.h"
 #include "aim_kernels/common.h"
+#include "aim_kernels/embed_norm.h"
 #include "aim_kernels/final_norm.h"
 #include "aim_kernels/group_norm_silu.h"
 #include "aim_kernels/image.h"

@@ -9,25 +9,16 @@
 // weights follow the last layer's into shared memory. Anything else is a chain of operators.
 #pragma once
 
+#include "aim_kernels/embed_norm.h"
 #include "aim_kernels/mamba2_layers.h"
 
 namespace aim_kernels {
 
 // What comes before and after the layers. Dense; pointers are 16-byte aligned but for token, position, head_scale and
 // logits.
-struct StepEnds {
-    int64_t positions = 0;                   // divides rows; row r follows token and position r % positions
-    int32_t vocab_size = 0;                  // V, >= 1
-    int32_t num_positions = 0;               // >= 1
-    int32_t position_offset = 1;             // 0 or 1
-    // (positions). A token, or a place in a table, that is outside counts as the nearest that is inside.
-    const int32_t* token = nullptr;
-    const int32_t* position = nullptr;
-    const float* class_embedding = nullptr;  // (rows, d_model)
-    const void* table = nullptr;             // (V, d_model), of dtype
+struct StepEnds : Embedding {
     const void* head = nullptr;              // (V, d_model): as in_proj of dtype, where it may be table, or int8 codes
     const float* head_scale = nullptr;       // (V), of codes
-    const void* position_table = nullptr;    // (num_positions, d_model), of dtype
     const float* final_modulation = nullptr; // (rows, 2, d_model): shift, then scale
     const float* norm_f = nullptr;           // (d_model)
     const float* norm_final = nullptr;       // (d_model)
