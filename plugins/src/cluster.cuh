@@ -43,16 +43,6 @@ __device__ __forceinline__ void send(float* target, int rank, const float (&valu
 #endif
 }
 
-// 8 bytes likewise. Cheaper than a store and cluster_arrive, which waits until all that the block has written anywhere is
-// seen by everyone.
-__device__ __forceinline__ void send(uint64_t* target, int rank, uint64_t value, uint64_t* barrier) {
-#if __CUDA_ARCH__ >= 900
-    const unsigned to = address_in(rank, target), at = address_in(rank, barrier);
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(to), "l"(value), "r"(at)
-                 : "memory");
-#endif
-}
-
 }  // namespace detail
 }  // namespace aim_kernels
 

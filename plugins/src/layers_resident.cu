@@ -83,16 +83,16 @@ int units_of(const ResidentArgs& a, const DeviceInfo& device) noexcept {
 }
 
 template <typename S, typename W, int WIDTH, int ROWS, bool EXACT>
-Status launch_sized(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
+Status launch_sized(const ResidentArgs& a, cudaStream_t stream) noexcept {
     const size_t smem = static_cast<size_t>(layout_of(a, a.units).total);
-    return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, a.blocks, kResidentThreads + 32, smem,
-                           stream, a, a.given != nullptr);
+    return launch_together(kOp, resident_kernel<S, W, WIDTH, ROWS, EXACT>, a.blocks, kResidentThreads + 32, smem, stream,
+                           a, a.given != nullptr);
 }
 
 template <typename S, typename W, int WIDTH, bool EXACT>
-Status launch_wide(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
-    return a.row_shift == 1 ? launch_sized<S, W, WIDTH, 2, EXACT>(a, device, stream)
-                            : launch_sized<S, W, WIDTH, 4, EXACT>(a, device, stream);
+Status launch_wide(const ResidentArgs& a, cudaStream_t stream) noexcept {
+    return a.row_shift == 1 ? launch_sized<S, W, WIDTH, 2, EXACT>(a, stream)
+                            : launch_sized<S, W, WIDTH, 4, EXACT>(a, stream);
 }
 
 // AiM's sizes, whichever of its widths; a warp's lines of the state are then few, or the device is small.
@@ -103,20 +103,20 @@ bool exact(const ResidentArgs& a) noexcept {
 }
 
 template <typename S, typename W>
-Status launch_typed(const ResidentArgs& a, const DeviceInfo& device, cudaStream_t stream) noexcept {
+Status launch_typed(const ResidentArgs& a, cudaStream_t stream) noexcept {
     const int width = width_of(a);
     if (exact(a)) {
         switch (width) {
-            case 3: return launch_wide<S, W, 3, true>(a, device, stream);  // AiM-B
-            case 4: return launch_wide<S, W, 4, true>(a, device, stream);  // AiM-L
-            case 6: return launch_wide<S, W, 6, true>(a, device, stream);  // AiM-XL
-            case 8: return launch_wide<S, W, 8, true>(a, device, stream);  // AiM-1B
+            case 3: return launch_wide<S, W, 3, true>(a, stream);  // AiM-B
+            case 4: return launch_wide<S, W, 4, true>(a, stream);  // AiM-L
+            case 6: return launch_wide<S, W, 6, true>(a, stream);  // AiM-XL
+            case 8: return launch_wide<S, W, 8, true>(a, stream);  // AiM-1B
             default: break;
         }
     }
-    if (width == 1) return launch_wide<S, W, 1, false>(a, device, stream);
-    if (width <= 4) return launch_wide<S, W, 4, false>(a, device, stream);
-    return launch_wide<S, W, kMostWidth, false>(a, device, stream);
+    if (width == 1) return launch_wide<S, W, 1, false>(a, stream);
+    if (width <= 4) return launch_wide<S, W, 4, false>(a, stream);
+    return launch_wide<S, W, kMostWidth, false>(a, stream);
 }
 
 }  // namespace
@@ -152,11 +152,11 @@ Status launch_resident(const Mamba2LayersParams& p, const StepEnds* ends, const 
     ResidentArgs a = arguments(p, ends, device);
     a.units = units_of(a, device);
     if (p.weight_bits == 8) {
-        return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, int8_t>(a, device, stream)
-                                                    : launch_typed<float, int8_t>(a, device, stream);
+        return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, int8_t>(a, stream)
+                                                    : launch_typed<float, int8_t>(a, stream);
     }
-    return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, __half>(a, device, stream)
-                                                : launch_typed<float, __half>(a, device, stream);
+    return p.ssm_state_dtype == DType::kFloat16 ? launch_typed<__half, __half>(a, stream)
+                                                : launch_typed<float, __half>(a, stream);
 }
 
 }  // namespace detail

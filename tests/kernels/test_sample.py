@@ -11,15 +11,15 @@ from kernels.harness import Device
 from kernels.sample_case import POISONED, SampleCase
 
 BASE = SampleCase()
-# Every number of logits up to 1024 a block sorts whole; beyond, it searches. In steps of 4 up to 16384 a cluster of
-# blocks has them, where the images are few.
+# Up to 1024 logits are ranked whole. Beyond, up to 16384, a bound of fours leaves few to rank, where it does; else, and
+# past 16384, the k-th is searched for.
 ALL = BASE.but(top_k=0)
 CASES = [
     BASE.but(cpu_steps=20),
     *(BASE.but(vocab_size=value) for value in (1, 7, 100, 1023, 1024, 1025, 4097, 16383, 16385, 65536)),
     *(BASE.but(vocab_size=value) for value in (1028, 2048, 2052, 8192, 16380)),
     BASE.but(batch=1),
-    *(BASE.but(batch=value, cpu_steps=1, steps=4) for value in (16, 17, 64)),
+    BASE.but(batch=64, cpu_steps=1, steps=4),
     *(BASE.but(top_k=value) for value in (0, 1, 5, 1023, 1024, 1025, 5000, 16383, 16384, 20000, 2**31 - 1)),
     *(BASE.but(top_p=value) for value in (1.0, 0.999999, 0.5, 0.05, 1e-6, 1e-37)),
     *(BASE.but(temperature=value) for value in (1.0, 2.0, 0.01)),

@@ -13,10 +13,5 @@ inline void send(float* target, int rank, const float (&values)[4], uint64_t* ba
           [to, v = make_float4(values[0], values[1], values[2], values[3])] { std::memcpy(to, &v, 16); });
 }
 
-inline void send(uint64_t* target, int rank, uint64_t value, uint64_t* barrier) {
-    uint64_t* to = static_cast<uint64_t*>(emulator::of_block(target, rank));
-    bring(static_cast<uint64_t*>(emulator::of_block(barrier, rank)), 8, [to, value] { *to = value; });
-}
-
 }  // namespace detail
 }  // namespace aim_kernels
