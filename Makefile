@@ -13,9 +13,9 @@ demo: $(READY)
 
 # The aarch64 CUDA runtime lets the tests link for a Jetson; where it cannot be had they say that they did not run.
 test: lint
-	@# In two halves that take about as long, side by side, each on one thread: PyTorch's threads would wait for cores that
-	@# the other half has. The output of the second one comes last.
-	AIM_CUDART="$$(bash plugins/scripts/fetch_aarch64_cudart.sh build/aarch64)"; export AIM_CUDART OMP_NUM_THREADS=1; mkdir -p build; \
+	@# In two halves that take about as long, side by side, each on one thread: threads that wait in loops would take the
+	@# other half's core. The output of the second one comes last.
+	AIM_CUDART="$$(bash plugins/scripts/fetch_aarch64_cudart.sh build/aarch64)"; export AIM_CUDART OMP_NUM_THREADS=1 AIM_EDGE_ORT_THREADS=1; mkdir -p build; \
 	$(BIN)/python -m pytest -p no:cacheprovider tests/kernels tests/unit > build/second_half.log 2>&1 & second=$$!; \
 	$(BIN)/python -m pytest --ignore=tests/kernels --ignore=tests/unit; first=$$?; \
 	wait $$second; second=$$?; cat build/second_half.log; [ $$first = 0 ] && [ $$second = 0 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from . import BACKENDS
 from .ort_session import OrtSession
 
 _PROVIDERS = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_THREADS = "AIM_EDGE_ORT_THREADS"
 _TYPES = {"float32": "tensor(float)", "float16": "tensor(float16)", "int32": "tensor(int32)"}
 # Images decoded at once: the tokenizer's activations are far larger than the decoder's state.
 _VQ_BATCH = 16
@@ -30,7 +32,8 @@ _OPTIMIZATION = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extend
 class OrtOptions:
     """Options of the ONNX Runtime backends.
 
-    threads: for one operator's work; 0 lets ONNX Runtime choose (one a physical core).
+    threads: for one operator's work; 0 takes $AIM_EDGE_ORT_THREADS, and without it lets ONNX Runtime choose (one a
+        physical core, which wait in a loop for their next work: too many where processes share a machine).
     optimization: "none", "basic", "extended" or "all" of its graph rewrites.
     device_id: CUDA device (ort-cuda only).
     custom_ops: libaim_edge_onnxruntime.so, for bundles of the plugin lowerings (ort-cuda only); "" runs the
@@ -50,6 +53,14 @@ class OrtOptions:
 
 
 OPTIONS = OrtOptions
+
+
+def _told_threads() -> int:
+    """What the environment says; 0 where it says nothing. Raises ValueError."""
+    text = os.environ.get(_THREADS, "")
+    if text and not text.isdecimal():
+        raise ValueError(f"the environment's {_THREADS} is {text!r}; allowed: 0..1024")
+    return check_integer(f"the environment's {_THREADS}", int(text or 0), 0, 1024)
 
 
 def check(name: str) -> str:
@@ -89,6 +100,7 @@ class OrtBackend:
             raise ValueError(f"{name}: custom_ops is {options.custom_ops!r}; the library is for ort-cuda only")
         self._bundle = bundle
         self._options = options
+        self._threads = options.threads or _told_threads()
         self._engines: dict[str, Any] = {}
 
     def engine(self, graph: str) -> Any:
@@ -106,7 +118,7 @@ class OrtBackend:
     def _load(self, graph: str) -> Any:
         path, ort, provider = self._graph_path(graph), self.ort, _PROVIDERS[self.name]
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._options.threads
+        options.intra_op_num_threads = self._threads
         options.graph_optimization_level = getattr(
             ort.GraphOptimizationLevel, _OPTIMIZATION[self._options.optimization]
         )

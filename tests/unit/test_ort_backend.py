@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -17,6 +18,7 @@ from toy_bundle import DIMS, ToyModel, make_bundle, make_contract, make_manifest
 
 from aim_edge.runtime import BackendMissingError, Bundle, BundleError, EngineError
 from aim_edge.runtime.backends import BACKENDS, Backend, check_backend, open_backend
+from aim_edge.runtime.backends.ort import OrtBackend
 from aim_edge.runtime.bundle import new_bundle, record_files, write_manifest
 
 LABELS = np.array([1, 3, 0], np.int32)
@@ -48,6 +50,29 @@ def test_onnxruntime_values_alias_numpy_memory() -> None:
         array = np.zeros(4, dtype)
         value = ort.OrtValue.ortvalue_from_numpy(array)
         assert value.data_ptr() == array.ctypes.data
+
+
+@pytest.mark.parametrize(("told", "option", "expected"), [("3", 0, 3), ("3", 1, 1), ("", 0, 0), ("0", 2, 2)])
+def test_threads_are_the_options_or_the_environments(
+    told: str, option: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIM_EDGE_ORT_THREADS", told)
+    bundle = Bundle.open(make_bundle(tmp_path / "toy", *LAYOUTS["canonical"]))
+    backend = open_backend("ort-cpu", bundle, threads=option)
+    assert isinstance(backend, OrtBackend)
+    found = backend.engine("step").get_session_options().intra_op_num_threads
+    backend.close()
+    assert found == expected
+
+
+@pytest.mark.parametrize("told", ["many", "-1", "1025", "1.5"])
+def test_an_environment_that_names_no_threads_is_refused(
+    told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIM_EDGE_ORT_THREADS", told)
+    bundle = Bundle.open(make_bundle(tmp_path / "toy", *LAYOUTS["canonical"]))
+    with pytest.raises(ValueError, match=rf"AIM_EDGE_ORT_THREADS is '?{re.escape(told)}'?; allowed: 0\.\.1024"):
+        open_backend("ort-cpu", bundle)
 
 
 @pytest.mark.parametrize(("layout", "tolerance"), [("canonical", 1e-5), ("transposed", 1e-5), ("float16", 2e-2)])
