@@ -2,7 +2,7 @@
 
 #include "dependent.cuh"
 #include "device_math.cuh"
-#include "sample_draw.cuh"
+#include "sample_few.cuh"
 
 namespace aim_kernels {
 namespace {
