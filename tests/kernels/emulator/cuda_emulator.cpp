@@ -1,5 +1,9 @@
+// Its check of longjmp takes another fiber's stack for a frame that has gone.
+#undef _FORTIFY_SOURCE
+
 #include "cuda_emulator.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdio>
@@ -17,7 +21,9 @@ constexpr size_t kStack = 256 * 1024;  // 64 KB ended in a fault where large til
 constexpr size_t kSmemAlign = 1024;
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t entry;
+    jmp_buf place;  // where it goes on, once it has begun
+    bool begun = false;
     std::unique_ptr<unsigned char[]> stack{new unsigned char[kStack]};
     std::vector<std::function<void()>> deferred;
     bool finished = false;
@@ -36,7 +42,7 @@ struct Block {
     std::vector<int> at_named[16];
 };
 
-ucontext_t g_scheduler;
+jmp_buf g_scheduler;
 std::vector<std::unique_ptr<Fiber>> g_fibers;  // of all blocks that run together, block after block
 std::vector<Warp> g_warps;
 std::vector<Block> g_blocks;
@@ -71,10 +77,23 @@ void release_barrier_if_full(int of) {
     }
 }
 
-void block_current() {
+// From the scheduler to a fiber, and back. swapcontext would do, but asks the system for the signals' mask each time, which
+// costs more than most of what lies between two switches.
+void run_current() {
     Fiber& fiber = *g_fibers[g_current];
-    fiber.blocked = true;
-    swapcontext(&fiber.context, &g_scheduler);
+    if (_setjmp(g_scheduler) != 0) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    setcontext(&fiber.entry);
+}
+
+void leave_current() {
+    if (_setjmp(g_fibers[g_current]->place) == 0) _longjmp(g_scheduler, 1);
+}
+
+void block_current() {
+    g_fibers[g_current]->blocked = true;
+    leave_current();
 }
 
 void fiber_main() {
@@ -83,7 +102,7 @@ void fiber_main() {
     fiber.finished = true;
     --block_of(g_current).live;
     --g_live;
-    swapcontext(&fiber.context, &g_scheduler);
+    leave_current();
 }
 
 void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
@@ -105,14 +124,14 @@ void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
     g_runnable.clear();
     for (int i = 0; i < fibers; ++i) {
         Fiber& fiber = *g_fibers[i];
-        fiber.finished = fiber.blocked = false;
+        fiber.begun = fiber.finished = fiber.blocked = false;
         fiber.deferred.clear();
         fiber.cluster_waits = 0;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
-        fiber.context.uc_stack.ss_size = kStack;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, fiber_main, 0);
+        getcontext(&fiber.entry);
+        fiber.entry.uc_stack.ss_sp = fiber.stack.get();
+        fiber.entry.uc_stack.ss_size = kStack;
+        fiber.entry.uc_link = nullptr;
+        makecontext(&fiber.entry, fiber_main, 0);
         g_runnable.push_back(i);
     }
     while (g_live > 0) {
@@ -127,7 +146,7 @@ void run_blocks(unsigned first_block, int blocks, int threads, size_t smem) {
         threadIdx = make_uint3(static_cast<unsigned>(g_current % threads), 0, 0);
         blockIdx = make_uint3(first_block + static_cast<unsigned>(g_current / threads), 0, 0);
         const int ran = g_current;
-        swapcontext(&g_scheduler, &g_fibers[ran]->context);
+        run_current();
         if (g_fibers[ran]->finished) release_barrier_if_full(ran);
     }
 }
@@ -173,9 +192,8 @@ cudaError_t launch(const std::function<void()>& thread, dim3 grid, dim3 block, s
 int blocks_together(int sm_count) { return std::min(sm_count, 20); }
 
 void yield() {
-    Fiber& fiber = *g_fibers[g_current];
     g_runnable.push_back(g_current);
-    swapcontext(&fiber.context, &g_scheduler);
+    leave_current();
 }
 
 void block_barrier() {
@@ -183,7 +201,7 @@ void block_barrier() {
     if (++block.at_barrier == block.live) {
         g_fibers[g_current]->blocked = true;
         release_barrier_if_full(g_current);
-        swapcontext(&g_fibers[g_current]->context, &g_scheduler);
+        leave_current();
     } else {
         block_current();
     }
