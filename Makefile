@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 FOLDERS := aim export runtime plugins cli
+SECOND_HALF := tests/golden tests/kernels tests/plugins tests/unit
 READY := $(VENV)/ready
 
 .PHONY: demo test lint clean
@@ -16,8 +17,8 @@ test: lint
 	@# In two halves that take about as long, side by side, each on one thread: threads that wait in loops would take the
 	@# other half's core. The output of the second one comes last.
 	AIM_CUDART="$$(bash plugins/scripts/fetch_aarch64_cudart.sh build/aarch64)"; export AIM_CUDART OMP_NUM_THREADS=1 AIM_EDGE_ORT_THREADS=1; mkdir -p build; \
-	$(BIN)/python -m pytest -p no:cacheprovider tests/kernels tests/unit > build/second_half.log 2>&1 & second=$$!; \
-	$(BIN)/python -m pytest --ignore=tests/kernels --ignore=tests/unit; first=$$?; \
+	$(BIN)/python -m pytest -p no:cacheprovider $(SECOND_HALF) > build/second_half.log 2>&1 & second=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(SECOND_HALF)); first=$$?; \
 	wait $$second; second=$$?; cat build/second_half.log; [ $$first = 0 ] && [ $$second = 0 ]
 
 lint: $(READY)
