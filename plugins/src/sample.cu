@@ -12,7 +12,7 @@ constexpr const char* kOp = "sample";
 template <bool CACHED, bool WIDE>
 __global__ __launch_bounds__(kThreads) void sample_kernel(SampleArgs a) {
     __shared__ Shared s;
-    Scratch<kWarps> scratch = {s.partial, 0};
+    Scratch scratch = {s.partial, 0};
     const SampleParams& p = a.p;
     for (int i = 0; i < 2; ++i) reinterpret_cast<uint2*>(s.bins[i])[threadIdx.x] = make_uint2(0, 0);
     if (threadIdx.x == 0) s.first_bin = kBins, s.least_weight = 1.0;  // where top-p leaves the largest alone

@@ -56,10 +56,9 @@ __device__ __forceinline__ double philox_uniform(uint64_t seed, uint64_t image_i
     return static_cast<double>(bits) * (1.0 / 9007199254740992.0);
 }
 
-// Of a block of WARPS warps. Two sets in turns: its next sum may begin while a slow warp still reads the one before.
-template <int WARPS>
+// Two sets in turns: its next sum may begin while a slow warp still reads the one before.
 struct Scratch {
-    uint64_t (*partial)[WARPS];
+    uint64_t (*partial)[kWarps];
     int turn;
 
     __device__ __forceinline__ uint64_t* next() {
@@ -70,7 +69,7 @@ struct Scratch {
     // A lane's part of what the warps left there.
     static __device__ __forceinline__ uint64_t part_of(const uint64_t* partial) {
         const int lane = static_cast<int>(threadIdx.x) % 32;
-        return WARPS == 32 || lane < WARPS ? partial[lane] : 0;
+        return lane < kWarps ? partial[lane] : 0;
     }
 };
 
@@ -103,8 +102,8 @@ __device__ __forceinline__ uint32_t warp_max(uint32_t value) {
 #endif
 }
 
-template <int WARPS, typename T>
-__device__ __forceinline__ T block_sum(T value, Scratch<WARPS>& scratch) {
+template <typename T>
+__device__ __forceinline__ T block_sum(T value, Scratch& scratch) {
     uint64_t* partial = scratch.next();
     value = warp_sum(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
@@ -112,8 +111,7 @@ __device__ __forceinline__ T block_sum(T value, Scratch<WARPS>& scratch) {
     return warp_sum(static_cast<T>(scratch.part_of(partial)));
 }
 
-template <int WARPS>
-__device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch<WARPS>& scratch) {
+__device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch& scratch) {
     uint64_t* partial = scratch.next();
     value = warp_max(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
@@ -122,8 +120,7 @@ __device__ __forceinline__ uint32_t block_max(uint32_t value, Scratch<WARPS>& sc
 }
 
 // The largest, and the least, of a block.
-template <int WARPS>
-__device__ __forceinline__ void block_range(uint32_t& most, uint32_t& least, Scratch<WARPS>& scratch) {
+__device__ __forceinline__ void block_range(uint32_t& most, uint32_t& least, Scratch& scratch) {
     uint64_t* partial = scratch.next();
     most = warp_max(most), least = warp_max(~least);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = static_cast<uint64_t>(most) << 32 | least;
@@ -133,8 +130,8 @@ __device__ __forceinline__ void block_range(uint32_t& most, uint32_t& least, Scr
 }
 
 // Inclusive, in the order of the threads; `total` is that of all.
-template <int WARPS, typename T>
-__device__ __forceinline__ T block_scan(T value, T& total, Scratch<WARPS>& scratch) {
+template <typename T>
+__device__ __forceinline__ T block_scan(T value, T& total, Scratch& scratch) {
     uint64_t* partial = scratch.next();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
     value = warp_scan(value);

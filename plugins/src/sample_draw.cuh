@@ -64,7 +64,7 @@ __device__ __forceinline__ double least_that_stays(const Image& image, double to
 
 // How many keys are `least` or more; and the least of a finite logit.
 template <typename Row>
-__device__ __forceinline__ int count_from(Row& row, const Image& image, Scratch<kWarps>& scratch, uint32_t least) {
+__device__ __forceinline__ int count_from(Row& row, const Image& image, Scratch& scratch, uint32_t least) {
     uint32_t count = 0;
     row.for_tiles(image, [&](int) {
 #pragma unroll
@@ -74,7 +74,7 @@ __device__ __forceinline__ int count_from(Row& row, const Image& image, Scratch<
 }
 
 template <typename Row>
-__device__ __forceinline__ uint32_t least_of(Row& row, const Image& image, Scratch<kWarps>& scratch) {
+__device__ __forceinline__ uint32_t least_of(Row& row, const Image& image, Scratch& scratch) {
     uint32_t most = 0, least = kNan;
     row.for_tiles(image, [&](int) {
 #pragma unroll
@@ -88,7 +88,7 @@ __device__ __forceinline__ uint32_t least_of(Row& row, const Image& image, Scrat
 
 // Any number of keys, those from `kth` on: weights are computed anew in each pass, from the keys.
 template <typename Row>
-__device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Shared& s, Scratch<kWarps>& scratch,
+__device__ __forceinline__ void draw_from_many(Row& row, const Image& image, Shared& s, Scratch& scratch,
                                                const SampleArgs& a, uint32_t kth, uint32_t least, uint32_t most,
                                                int position) {
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

@@ -21,7 +21,7 @@ struct Bins {
 // A key that k keys or more reach, and few more: about the k-th of what is the largest of four neighbours each. That is a
 // quarter of the work, and such neighbours seldom have two of a few. kMinusInfinity where the fours are less than k.
 template <typename Row>
-__device__ __forceinline__ uint32_t bound_of(const Row& row, Shared& s, Scratch<kWarps>& scratch, uint32_t most,
+__device__ __forceinline__ uint32_t bound_of(const Row& row, Shared& s, Scratch& scratch, uint32_t most,
                                              uint32_t least, int k) {
     const Bins bins(least, most);
     int bin[kChunks];
@@ -95,7 +95,7 @@ __device__ __forceinline__ int find_few(Row& row, const Image& image, Shared& s,
 
 // By bins: as many of a thread's keys lie above one as above its bin, and in it above the key. 0 is no key.
 __device__ __forceinline__ void find_ranks(const uint32_t (&key)[kOwn], const Bins& bins, Shared& s,
-                                           Scratch<kWarps>& scratch, int (&rank)[kOwn]) {
+                                           Scratch& scratch, int (&rank)[kOwn]) {
     int bin[kOwn], at[kOwn] = {};
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
@@ -131,7 +131,7 @@ __device__ __forceinline__ void find_ranks(const uint32_t (&key)[kOwn], const Bi
 }
 
 // s.few has n of the largest keys, k of them or more: top-k exactly, top-p and the draw.
-__device__ __forceinline__ void draw_from_few(const Image& image, Shared& s, Scratch<kWarps>& scratch,
+__device__ __forceinline__ void draw_from_few(const Image& image, Shared& s, Scratch& scratch,
                                               const SampleParams& p, const Bins& bins, int n, int k, int position) {
     const int first = static_cast<int>(threadIdx.x) * kOwn;
     uint32_t key[kOwn];

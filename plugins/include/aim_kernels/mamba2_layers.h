@@ -56,11 +56,11 @@ struct Mamba2LayersParams {
 
     void* workspace = nullptr;             // 16-byte aligned
     size_t workspace_size = 0;             // bytes; at least workspace_bytes()
-    // Where the one kernel's blocks hand their numbers to each other: exchange_bytes() of memory that stays from call to
-    // call, 16-byte aligned. Zero before the first call with it, since then written by calls of these sizes and rows on
-    // this device only, one at a time. The kernel then starts while the kernel before still runs, where that is of this
-    // library, and reads its weights meanwhile: they may not be what that writes. null: in the workspace, which each call
-    // clears.
+    // Where the one kernel's blocks hand their numbers to each other: exchange_bytes() of memory that stays from call
+    // to call, 16-byte aligned. Zero before the first call with it, since then written by calls of one operator, of
+    // these sizes and rows, on this device only, one at a time: another has another number of blocks. The kernel then
+    // starts while the kernel before still runs, where that is of this library, and reads its weights meanwhile: they
+    // may not be what that writes. null: in the workspace, which each call clears.
     void* exchange = nullptr;
 };
 
